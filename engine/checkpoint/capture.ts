@@ -1,0 +1,234 @@
+/**
+ * The COLO secondary that a primary QEMU sees: takes the initial stream into a mirror, and then one
+ * checkpoint after another.
+ *
+ * ```text
+ *            initial stream            request          reply()           whole
+ *  initial ----------------> idle -------------> asked ---------> sending ------> whole
+ *                             ^                                                     |
+ *                             +-------------------- acknowledge() ------------------+
+ * ```
+ *
+ * A checkpoint stays in the staging area, apart from the mirror, until its owner decides what becomes
+ * of it: {@linkcode Capture.encodeDelta} for a secondary, {@linkcode Capture.absorb} without one. The
+ * primary may be acknowledged before or after. A checkpoint too large for the staging area flows into
+ * the mirror early, marked as missing on the secondary; {@linkcode Capture.consistent} is false then,
+ * until the checkpoint is whole.
+ *
+ * Pure: bytes in, events and bytes out.
+ *
+ * @module
+ */
+
+import type { KernelSet } from "../../wasm/mod.ts";
+import { StateError } from "../errors.ts";
+import type { PlacedBlock } from "../stream/format.ts";
+import { StreamReader } from "../stream/reader.ts";
+import type { StreamEvent } from "../stream/reader.ts";
+import { shut } from "../stream/return_path.ts";
+import type { StagingOptions } from "../stream/staging.ts";
+import { coloMessage } from "../stream/writer.ts";
+import { Mirror, type MirrorOptions } from "./mirror.ts";
+
+/** What a primary QEMU has done. */
+export type CaptureEvent =
+  /** The initial stream is in the mirror: checkpoint 0. */
+  | { readonly type: "initial" }
+  /** The primary asks for a checkpoint; it runs on until {@linkcode Capture.reply}. */
+  | { readonly type: "request" }
+  /** A checkpoint has arrived as a whole; the primary stands still until it is acknowledged. */
+  | { readonly type: "whole"; readonly epoch: number; readonly pages: number };
+
+/** How far a capture is. */
+export type CaptureState = "initial" | "idle" | "asked" | "sending" | "whole";
+
+/** Sizes of a capture. */
+export interface CaptureOptions extends MirrorOptions {
+  readonly staging?: StagingOptions;
+}
+
+/** The capture of one primary QEMU, over one connection. */
+export class Capture {
+  readonly reader: StreamReader;
+  readonly #kernels: KernelSet;
+  readonly #options: CaptureOptions;
+  #mirror: Mirror | undefined;
+  #state: CaptureState = "initial";
+  #machine = "";
+  #deviceState = new Uint8Array(0);
+  #stagedDeviceState = new Uint8Array(0);
+  /** Pages of the checkpoint at hand that went into the mirror early. */
+  #early = 0;
+  #epoch = 0;
+
+  constructor(kernels: KernelSet, options: CaptureOptions) {
+    this.#kernels = kernels;
+    this.#options = options;
+    this.reader = new StreamReader(kernels, options.staging);
+  }
+
+  get state(): CaptureState {
+    return this.#state;
+  }
+
+  /** Number of the last whole checkpoint; 0 is the initial stream. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** Versioned machine name of the primary, such as `pc-i440fx-11.1`. */
+  get machine(): string {
+    return this.#machine;
+  }
+
+  get blocks(): readonly PlacedBlock[] {
+    return this.mirror.blocks;
+  }
+
+  /** @throws {StateError} before the block list has come */
+  get mirror(): Mirror {
+    if (this.#mirror === undefined) throw new StateError("Cannot use the mirror", "initial", "idle");
+    return this.#mirror;
+  }
+
+  /** Device state that belongs to what the mirror holds. */
+  get deviceState(): Uint8Array<ArrayBuffer> {
+    return this.#deviceState;
+  }
+
+  /** True when the mirror and the device state are one checkpoint. */
+  get consistent(): boolean {
+    return this.#state !== "initial" && this.#early === 0 && this.#deviceState.length > 0;
+  }
+
+  /** Device state of the whole checkpoint that is still staged. */
+  get stagedDeviceState(): Uint8Array<ArrayBuffer> {
+    return this.#stagedDeviceState;
+  }
+
+  /** Where the primary's next bytes go; tell how many came with {@linkcode received}. */
+  space(): Uint8Array<ArrayBuffer> {
+    return this.reader.staging.space();
+  }
+
+  /**
+   * `count` bytes have been written to {@linkcode space}.
+   *
+   * @throws {StreamError} when they are no COLO stream; the capture is of no further use, and the
+   * primary must be told to go on alone (`x-colo-lost-heartbeat`)
+   */
+  received(count: number): CaptureEvent[] {
+    const events: CaptureEvent[] = [];
+    let read = this.reader.received(count);
+    while (true) {
+      for (const event of read) this.#take(event, events);
+      if (read.at(-1)?.type !== "staging-full") break;
+      this.#takeEarly();
+      read = this.reader.resume();
+    }
+    if (this.#state === "initial" && this.#mirror !== undefined) this.#drain();
+    return events;
+  }
+
+  #take(event: StreamEvent, events: CaptureEvent[]): void {
+    switch (event.type) {
+      case "configuration":
+        this.#machine = event.machine;
+        break;
+      case "blocks":
+        this.#mirror = new Mirror(event.blocks, this.#kernels, this.#options);
+        break;
+      case "device-state":
+        if (this.#state === "initial") {
+          this.#drain();
+          this.#deviceState = event.deviceState;
+          this.#state = "idle";
+          events.push({ type: "initial" });
+        } else {
+          this.#stagedDeviceState = event.deviceState;
+          this.#state = "whole";
+          this.#epoch++;
+          const pages = this.#early + this.reader.staging.pageCount;
+          events.push({ type: "whole", epoch: this.#epoch, pages });
+        }
+        break;
+      case "colo":
+        if (event.message === "checkpoint-request") {
+          this.#require("idle");
+          this.#state = "asked";
+          events.push({ type: "request" });
+        } else {
+          this.#require("sending");
+        }
+        break;
+    }
+  }
+
+  /** What to send when the initial stream is in: the secondary is ready for checkpoints. */
+  ready(): Uint8Array<ArrayBuffer>[] {
+    return [shut(), coloMessage("checkpoint-ready")];
+  }
+
+  /** Let the primary take the checkpoint that it asked for: it stops now. */
+  reply(): Uint8Array<ArrayBuffer> {
+    this.#require("asked");
+    this.#state = "sending";
+    return coloMessage("checkpoint-reply");
+  }
+
+  /** Let the primary run again. The checkpoint stays staged if it has not been taken yet. */
+  acknowledge(): Uint8Array<ArrayBuffer>[] {
+    this.#require("whole");
+    this.#state = "idle";
+    return [coloMessage("vmstate-received"), coloMessage("vmstate-loaded")];
+  }
+
+  /**
+   * Encode the staged checkpoint against the mirror and take it in. Must be iterated to its end, or be
+   * followed by {@linkcode absorb}. All its pages count as missing until the secondary has committed
+   * them ({@linkcode Mirror.clearMissing}).
+   */
+  *encodeDelta(): Generator<Uint8Array<ArrayBuffer>, void> {
+    const { mirror } = this;
+    const pages = this.reader.staging;
+    // Pages that went in early cannot be compared any more: they travel whole, and first.
+    for (let chunk; this.#early > 0 && (chunk = mirror.takeMissing(false)) !== undefined;) {
+      if (chunk.length > 0) yield chunk;
+    }
+    mirror.markMissing(pages);
+    yield* mirror.encodeDelta(pages);
+    this.#commit();
+  }
+
+  /** Take the staged checkpoint into the mirror; its pages count as missing on the secondary. */
+  absorb(): void {
+    this.#drain();
+    this.#commit();
+  }
+
+  #commit(): void {
+    this.reader.staging.releasePages();
+    this.#early = 0;
+    if (this.#stagedDeviceState.length > 0) this.#deviceState = this.#stagedDeviceState;
+    this.#stagedDeviceState = new Uint8Array(0);
+  }
+
+  #takeEarly(): void {
+    if (this.#state !== "initial") this.#early += this.reader.staging.pageCount;
+    this.#drain();
+  }
+
+  #drain(): void {
+    const { staging } = this.reader;
+    if (staging.pageCount === 0) return;
+    this.mirror.absorb(staging);
+    this.mirror.markMissing(staging);
+    staging.releasePages();
+  }
+
+  #require(state: CaptureState): void {
+    if (this.#state !== state) {
+      throw new StateError("Cannot go on with the checkpoint", this.#state, state);
+    }
+  }
+}

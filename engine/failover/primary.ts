@@ -1,0 +1,207 @@
+/**
+ * The life of a primary: when it takes checkpoints, what becomes of them, and whether its guest is
+ * protected. Pure: events and the time in, effects out; the order of the effects is the order of doing.
+ *
+ * ```text
+ *              initial            replica-ready            seed-sent           loaded
+ *  starting ------------> alone ----------------> seeding ----------> joining -------> protected
+ *                          ^                         |                   |                 |
+ *                          +--------- replica-lost --+-------------------+-----------------+
+ *  any of them: capture-lost -> unattended (initial -> alone);  guest-ended, qemu-lost -> ended
+ * ```
+ *
+ * The guest is let run again as soon as a checkpoint is whole in this engine (early acknowledgment);
+ * the next checkpoint is not begun before the secondary holds the last one. That is the back-pressure,
+ * and the guest runs meanwhile.
+ *
+ * @module
+ */
+
+import { CheckpointPolicy, type CheckpointPolicyOptions } from "../checkpoint/policy.ts";
+import { StateError } from "../errors.ts";
+
+/** How far a primary is. */
+export type PrimaryPhase =
+  /** The initial stream is on its way. */
+  | "starting"
+  /** Checkpoints are taken into the mirror; nobody else holds them. */
+  | "alone"
+  /** A secondary is being given the mirror. */
+  | "seeding"
+  /** The secondary has been given everything, and does not run yet. */
+  | "joining"
+  /** The secondary can take over. */
+  | "protected"
+  /** The guest runs, and this engine does not see its memory. */
+  | "unattended"
+  | "ended";
+
+/** What happens to a primary. */
+export type PrimaryEvent =
+  | { readonly type: "initial" }
+  | { readonly type: "request" }
+  | { readonly type: "whole"; readonly epoch: number }
+  | { readonly type: "replica-ready" }
+  /** Once round the mirror; so many pages have been written since they were sent. */
+  | { readonly type: "seed-pass"; readonly missingPages: number }
+  /** The secondary lacks nothing of checkpoint `epoch`. */
+  | { readonly type: "seed-sent"; readonly epoch: number }
+  | { readonly type: "committed"; readonly epoch: number }
+  | { readonly type: "loaded"; readonly epoch: number }
+  | { readonly type: "replica-lost"; readonly reason: string }
+  /** A checkpoint is wanted soon. */
+  | { readonly type: "demand" }
+  | { readonly type: "tick" }
+  | { readonly type: "capture-lost"; readonly reason: string }
+  | { readonly type: "guest-ended"; readonly reason: string }
+  | { readonly type: "qemu-lost"; readonly reason: string };
+
+/** What to do for a primary. */
+export type PrimaryEffect =
+  /** Tell QEMU that its secondary is ready. */
+  | { readonly type: "ready" }
+  /** Let QEMU begin the checkpoint that it asked for. */
+  | { readonly type: "reply" }
+  /** Let the guest run again. */
+  | { readonly type: "acknowledge" }
+  /** Take the staged checkpoint into the mirror. */
+  | { readonly type: "absorb" }
+  /** Send the staged checkpoint to the secondary. */
+  | { readonly type: "send"; readonly epoch: number }
+  /** Send the mirror to the secondary. */
+  | { readonly type: "seed" }
+  /** Commit the seed: the secondary holds checkpoint `epoch`. */
+  | { readonly type: "commit-seed"; readonly epoch: number }
+  /** The secondary holds all that it was sent. */
+  | { readonly type: "clear-missing" }
+  /** `x-colo-lost-heartbeat`: the guest goes on without us. */
+  | { readonly type: "release-guest" }
+  | { readonly type: "tell-primary-lost"; readonly reason: string }
+  | { readonly type: "tell-goodbye"; readonly reason: string }
+  | { readonly type: "report"; readonly phase: PrimaryPhase; readonly reason: string }
+  | { readonly type: "wake"; readonly atMs: number };
+
+/** Passes over the mirror that run beside checkpoints; after them the checkpoints wait for the seed. */
+export const SEED_PASSES_MAX = 3;
+
+/** So few pages go over in one short pass, for which the checkpoints may wait. */
+export const SEED_LAST_PASS_PAGES = 4096;
+
+/** The primary's state machine. */
+export class PrimaryMachine {
+  #phase: PrimaryPhase = "starting";
+  #requested = false;
+  #inFlight: number | undefined;
+  #seedPasses = 0;
+  #seedHolds = false;
+  readonly #policy: CheckpointPolicy;
+
+  constructor(options: CheckpointPolicyOptions, nowMs: number) {
+    this.#policy = new CheckpointPolicy(options, nowMs);
+  }
+
+  get phase(): PrimaryPhase {
+    return this.#phase;
+  }
+
+  /** @throws {StateError} when the event cannot happen in this phase; nothing was changed */
+  step(event: PrimaryEvent, nowMs: number): PrimaryEffect[] {
+    if (this.#phase === "ended") return [];
+    return [...this.#on(event), ...this.#pace(nowMs)];
+  }
+
+  #on(event: PrimaryEvent): PrimaryEffect[] {
+    switch (event.type) {
+      case "initial":
+        this.#require(event, "starting", "unattended");
+        return [{ type: "ready" }, this.#become("alone", "no secondary is connected")];
+      case "request":
+        this.#require(event, "alone", "seeding", "joining", "protected");
+        this.#requested = true;
+        return [];
+      case "whole":
+        return this.#whole(event.epoch);
+      case "replica-ready":
+        if (this.#phase !== "alone") return [];
+        this.#seedPasses = 0;
+        this.#seedHolds = false;
+        return [this.#become("seeding", "a secondary is connected"), { type: "seed" }];
+      case "seed-pass":
+        this.#seedPasses++;
+        this.#seedHolds = this.#seedPasses >= SEED_PASSES_MAX ||
+          event.missingPages <= SEED_LAST_PASS_PAGES;
+        return [];
+      case "seed-sent":
+        this.#require(event, "seeding");
+        this.#inFlight = event.epoch;
+        return [
+          { type: "commit-seed", epoch: event.epoch },
+          this.#become("joining", "the secondary has been sent everything"),
+        ];
+      case "committed":
+        if (event.epoch !== this.#inFlight) return [];
+        this.#inFlight = undefined;
+        return [{ type: "clear-missing" }];
+      case "loaded":
+        if (this.#phase !== "joining") return [];
+        return [this.#become("protected", `the secondary runs from checkpoint ${event.epoch}`)];
+      case "replica-lost":
+        if (!this.#replicated && this.#phase !== "seeding") return [];
+        this.#inFlight = undefined;
+        return [this.#become("alone", event.reason)];
+      case "demand":
+        this.#policy.demand();
+        return [];
+      case "tick":
+        return [];
+      case "capture-lost":
+        this.#requested = false;
+        this.#inFlight = undefined;
+        return [{ type: "release-guest" }, this.#become("unattended", event.reason)];
+      case "guest-ended":
+        return [
+          { type: "tell-goodbye", reason: event.reason },
+          this.#become("ended", event.reason),
+        ];
+      case "qemu-lost":
+        return [
+          { type: "tell-primary-lost", reason: event.reason },
+          this.#become("ended", event.reason),
+        ];
+    }
+  }
+
+  get #replicated(): boolean {
+    return this.#phase === "joining" || this.#phase === "protected";
+  }
+
+  #whole(epoch: number): PrimaryEffect[] {
+    if (!this.#replicated) return [{ type: "acknowledge" }, { type: "absorb" }];
+    this.#inFlight = epoch;
+    return [{ type: "acknowledge" }, { type: "send", epoch }];
+  }
+
+  /** Begin a checkpoint when it is due and nothing stands in its way. */
+  #pace(nowMs: number): PrimaryEffect[] {
+    const held = this.#inFlight !== undefined || (this.#phase === "seeding" && this.#seedHolds);
+    if (!this.#requested || held) return [];
+    if (nowMs < this.#policy.dueAtMs) return [{ type: "wake", atMs: this.#policy.dueAtMs }];
+    this.#requested = false;
+    this.#policy.begun(nowMs);
+    return [{ type: "reply" }];
+  }
+
+  #become(phase: PrimaryPhase, reason: string): PrimaryEffect {
+    this.#phase = phase;
+    return { type: "report", phase, reason };
+  }
+
+  #require(event: PrimaryEvent, ...phases: readonly PrimaryPhase[]): void {
+    if (phases.includes(this.#phase)) return;
+    throw new StateError(
+      `Cannot take ${event.type}: the primary is ${this.#phase}`,
+      this.#phase,
+      phases.join(" or "),
+    );
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * Every bound of the engine, with its reason. A length that comes from outside is compared with one
+ * of these before anything is allocated for it.
+ *
+ * @module
+ */
+
+/** Bytes of one guest page: the engine serves x86, whose target page is 4 KiB. */
+export const PAGE_BYTES = 4096;
+
+/** QEMU writes an id with one length byte. */
+export const BLOCK_NAME_BYTES_MAX = 255;
+
+/** RAM blocks of one guest: a machine with every device QEMU has stays below a few hundred. */
+export const BLOCK_COUNT_MAX = 4096;
+
+/** Guest RAM of all blocks together: 1 TiB, where page numbers still fit 28 bits. */
+export const GUEST_RAM_BYTES_MAX = 2 ** 40;
+
+/** Device state of one checkpoint: 13 KB to 200 KB were seen; a VM with passed-through state has MBs. */
+export const DEVICE_STATE_BYTES_MAX = 256 * 1024 * 1024;
+
+/** The JSON description of the device state at the end of the initial stream: tens of KB were seen. */
+export const VM_DESCRIPTION_BYTES_MAX = 16 * 1024 * 1024;
+
+/** Machine names and section ids of the configuration section are short; QEMU bounds neither. */
+export const CONFIGURATION_BYTES_MAX = 4096;
+
+/** One frame of the link: a chunk is about 256 KiB, a JSON message far smaller. */
+export const FRAME_PAYLOAD_BYTES_MAX = 1024 * 1024;
+
+/** One reply of a QMP monitor: `query-qmp-schema` is about 250 KB, `qom-list` trees reach some MB. */
+export const QMP_LINE_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Commands a monitor has not taken yet: a QEMU that hangs does not read, and they are some 100 bytes. */
+export const QMP_UNSENT_BYTES_MAX = 1024 * 1024;
+
+/** Events a reader may leave unread before the oldest are dropped: nobody is forced to read them. */
+export const QMP_EVENTS_UNREAD_MAX = 4096;

@@ -1,0 +1,128 @@
+#!/bin/busybox sh
+# The demo guest's only program of its own: a web page that counts, and a console that proves, line
+# by line, that this machine has lost nothing of its memory.
+#
+#   colo-boot nonce=<hex> chain=<sha256> file=<sha256>      once
+#   colo-tick <n> up=<seconds> chain=<sha256> file=ok|BAD   twice a second, n = 1, 2, 3...
+#
+#   chain of the boot line = sha256("colo" followed by the nonce's digits)
+#   chain of tick n        = sha256("<previous chain> <n>"), no newline
+#   file                   = checksum of random bytes written at boot, checked anew at each tick
+#
+# Kernel parameters:
+#
+#   colo.ip=ADDRESS/PREFIX   address of eth0 (default 10.0.2.15/24, with the gateway 10.0.2.2)
+#   colo.gateway=ADDRESS     default route
+#   colo.file_kib=N          size of the random file (default 1024)
+#   colo.load=KIND           what runs besides:
+#     tick                     the ticks alone (default)
+#     idle                     nothing, not even the ticks
+#     small-writes             rewrites a few bytes of each of load_pages pages every load_ms
+#     random                   fills load_pages pages with random bytes every load_ms
+#   colo.load_pages=N        default 256
+#   colo.load_ms=N           default 100
+
+/bin/busybox mount -t devtmpfs dev /dev
+exec </dev/null >/dev/ttyS0 2>&1
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs run /run
+
+ip= gateway= file_kib=1024 load=tick load_pages=256 load_ms=100
+for word in $(cat /proc/cmdline); do
+  case $word in
+    colo.ip=*) ip=${word#*=} ;;
+    colo.gateway=*) gateway=${word#*=} ;;
+    colo.file_kib=*) file_kib=${word#*=} ;;
+    colo.load=*) load=${word#*=} ;;
+    colo.load_pages=*) load_pages=${word#*=} ;;
+    colo.load_ms=*) load_ms=${word#*=} ;;
+  esac
+done
+[ -n "$ip" ] || gateway=${gateway:-10.0.2.2}
+
+for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
+ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+  ip address add "${ip:-10.0.2.15/24}" dev eth0
+  ip link set eth0 up
+  [ -z "$gateway" ] || ip route add default via "$gateway"
+fi
+
+dd if=/dev/urandom of=/run/file bs=1024 count="$file_kib" 2>/dev/null
+set -- $(sha256sum /run/file)
+file=$1
+nonce=$(head -c 16 /dev/urandom | xxd -p)
+set -- $(printf 'colo%s' "$nonce" | sha256sum)
+chain=$1
+httpd -h /www
+
+# Hundredths of a second since boot, into $now and, as the kernel writes it, $up.
+read_clock() {
+  read -r up _ </proc/uptime
+  now=${up%.*}${up#*.}
+  while [ "$now" != "${now#0}" ]; do now=${now#0}; done
+  now=${now:-0}
+}
+
+# Sleep until the clock shows $1; not at all when that has passed.
+sleep_until() {
+  read_clock
+  left=$(($1 - now))
+  [ "$left" -le 0 ] || usleep "${left}0000"
+}
+
+small_writes() {
+  mkdir /run/load
+  page=$(head -c 2047 /dev/urandom | xxd -p | tr -d '\n')
+  i=0
+  while [ "$i" -lt "$load_pages" ]; do
+    printf %s "$page" >"/run/load/$i"
+    i=$((i + 1))
+  done
+  round=0
+  set -- /run/load/*
+  read_clock
+  next=$now
+  while :; do
+    round=$((round + 1))
+    for page; do printf %s "$round" 1<>"$page"; done
+    next=$((next + load_ms / 10))
+    sleep_until "$next"
+  done
+}
+
+random_writes() {
+  read_clock
+  next=$now
+  while :; do
+    dd if=/dev/urandom of=/run/load bs=4096 count="$load_pages" conv=notrunc 2>/dev/null
+    next=$((next + load_ms / 10))
+    sleep_until "$next"
+  done
+}
+
+tick_forever() {
+  n=0
+  read_clock
+  next=$now
+  while :; do
+    next=$((next + 50))
+    sleep_until "$next"
+    n=$((n + 1))
+    set -- $(printf '%s %s' "$chain" "$n" | sha256sum - /run/file)
+    chain=$1
+    verdict=ok
+    [ "$3" = "$file" ] || verdict=BAD
+    echo "colo-tick $n up=$up chain=$chain file=$verdict"
+  done
+}
+
+echo "colo-boot nonce=$nonce chain=$chain file=$file"
+case $load in
+  idle) while :; do sleep 1000000; done ;;
+  small-writes) small_writes & ;;
+  random) random_writes & ;;
+esac
+tick_forever
