@@ -1,0 +1,259 @@
+/**
+ * What the two engines say to each other, on two connections.
+ *
+ * ```text
+ *   control   primary -> secondary   hello, primaryLost, goodbye
+ *             secondary -> primary   welcome or refuse, takenOver, goodbye
+ *   bulk      primary -> secondary   hello, { seedBegin, pages*, deviceState+, commit, ( pages*, deviceState+, commit )* }
+ *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
+ * ```
+ *
+ * Pages and device state are binary; everything else is a JSON object, whose unknown members are
+ * ignored.
+ *
+ * @module
+ */
+
+import { WireError } from "../errors.ts";
+import {
+  BLOCK_COUNT_MAX,
+  BLOCK_NAME_BYTES_MAX,
+  GUEST_RAM_BYTES_MAX,
+  PAGE_BYTES,
+} from "../limits.ts";
+import type { Frame } from "./wire.ts";
+
+/** Which of the two connections this is. */
+export type LinkRole = "control" | "bulk";
+
+/** The primary introduces itself; both connections of a pair carry the same session. */
+export interface HelloPayload {
+  readonly role: LinkRole;
+  /** Random, made by the primary at each attempt. */
+  readonly session: string;
+  readonly vmName: string;
+  readonly memoryMiB: number;
+  readonly engineVersion: string;
+}
+
+/** The guest whose pages follow. */
+export interface SeedBeginPayload {
+  /** Versioned machine name, such as `pc-i440fx-11.1`. */
+  readonly machine: string;
+  readonly blocks: readonly { readonly name: string; readonly sizeBytes: number }[];
+  readonly ramSectionId: number;
+}
+
+/** What the checkpoint consists of that ends here. */
+export interface CommitPayload {
+  readonly pagesFrames: number;
+  readonly pageBytes: number;
+  readonly deviceStateBytes: number;
+}
+
+/** Everything that is said. */
+export type Message =
+  | { readonly type: "hello" } & HelloPayload
+  | { readonly type: "welcome"; readonly engineVersion: string }
+  | { readonly type: "refuse"; readonly reason: string }
+  | { readonly type: "seedBegin"; readonly epoch: number } & SeedBeginPayload
+  | { readonly type: "pages"; readonly epoch: number; readonly records: Uint8Array }
+  | { readonly type: "deviceState"; readonly epoch: number; readonly bytes: Uint8Array }
+  | { readonly type: "commit"; readonly epoch: number } & CommitPayload
+  | { readonly type: "replicaReady" }
+  | { readonly type: "replicaFailed"; readonly reason: string }
+  /** The secondary holds this checkpoint as a whole. */
+  | { readonly type: "committed"; readonly epoch: number }
+  /** The secondary VM runs from this checkpoint. */
+  | { readonly type: "loaded"; readonly epoch: number }
+  /** The primary QEMU is dead for certain. */
+  | { readonly type: "primaryLost"; readonly reason: string }
+  /** The secondary VM runs on its own, since this time in milliseconds since the epoch. */
+  | { readonly type: "takenOver"; readonly epoch: number; readonly runningAtMs: number }
+  /** The guest has ended in good order: nobody is to take over. */
+  | { readonly type: "goodbye"; readonly reason: string };
+
+type MessageType = Message["type"];
+
+/** Numbers on the wire; never used anew for another meaning within a protocol version. */
+const NUMBERS: Readonly<Record<MessageType, number>> = {
+  hello: 1,
+  welcome: 2,
+  refuse: 3,
+  seedBegin: 5,
+  pages: 6,
+  deviceState: 7,
+  commit: 8,
+  replicaReady: 9,
+  replicaFailed: 10,
+  committed: 11,
+  loaded: 12,
+  primaryLost: 13,
+  takenOver: 14,
+  goodbye: 15,
+};
+
+const TYPES: ReadonlyMap<number, MessageType> = new Map(
+  (Object.keys(NUMBERS) as MessageType[]).map((type) => [NUMBERS[type], type]),
+);
+
+const EMPTY = new Uint8Array(0);
+
+/** A name, a reason or a version: what a person reads. */
+const TEXT_CHARS_MAX = 4096;
+
+/** The frame that carries a message. */
+export function encodeMessage(message: Message): Frame {
+  const type = NUMBERS[message.type];
+  switch (message.type) {
+    case "pages":
+      return { type, epoch: message.epoch, payload: message.records };
+    case "deviceState":
+      return { type, epoch: message.epoch, payload: message.bytes };
+    case "committed":
+    case "loaded":
+      return { type, epoch: message.epoch, payload: EMPTY };
+    case "replicaReady":
+      return { type, epoch: 0, payload: EMPTY };
+    default: {
+      const { type: _, ...members } = message;
+      const epoch = "epoch" in message ? message.epoch : 0;
+      return { type, epoch, payload: new TextEncoder().encode(JSON.stringify(members)) };
+    }
+  }
+}
+
+/**
+ * The message that a frame carries.
+ *
+ * @throws {WireError} when it is not known, or lacks what it must have
+ */
+export function decodeMessage(frame: Frame): Message {
+  const { epoch, payload } = frame;
+  const type = TYPES.get(frame.type);
+  switch (type) {
+    case undefined:
+      throw new WireError(`Cannot read from the link: message type ${frame.type} is not known`, 0);
+    case "pages":
+      return { type, epoch, records: payload };
+    case "deviceState":
+      return { type, epoch, bytes: payload };
+    case "committed":
+    case "loaded":
+      return { type, epoch };
+    case "replicaReady":
+      return { type };
+  }
+  const members = new Members(type, payload);
+  switch (type) {
+    case "hello":
+      return {
+        type,
+        role: members.oneOf("role", ["control", "bulk"]),
+        session: members.text("session"),
+        vmName: members.text("vmName"),
+        memoryMiB: members.count("memoryMiB"),
+        engineVersion: members.text("engineVersion"),
+      };
+    case "welcome":
+      return { type, engineVersion: members.text("engineVersion") };
+    case "refuse":
+    case "replicaFailed":
+    case "primaryLost":
+    case "goodbye":
+      return { type, reason: members.text("reason") };
+    case "seedBegin":
+      return {
+        type,
+        epoch,
+        machine: members.text("machine"),
+        blocks: members.blocks("blocks"),
+        ramSectionId: members.count("ramSectionId"),
+      };
+    case "commit":
+      return {
+        type,
+        epoch,
+        pagesFrames: members.count("pagesFrames"),
+        pageBytes: members.count("pageBytes"),
+        deviceStateBytes: members.count("deviceStateBytes"),
+      };
+    case "takenOver":
+      return { type, epoch, runningAtMs: members.number("runningAtMs") };
+  }
+}
+
+/** The members of a JSON payload, each checked as it is taken. */
+class Members {
+  readonly #members: Readonly<Record<string, unknown>>;
+
+  constructor(readonly type: MessageType, payload: Uint8Array) {
+    let value: unknown;
+    try {
+      value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(payload));
+    } catch {
+      this.#fail("it is not JSON");
+    }
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      this.#fail("it is no object");
+    }
+    this.#members = value as Readonly<Record<string, unknown>>;
+  }
+
+  text(name: string): string {
+    const value = this.#members[name];
+    if (typeof value !== "string" || value.length > TEXT_CHARS_MAX) {
+      this.#fail(`${name} is no text`);
+    }
+    return value;
+  }
+
+  number(name: string): number {
+    const value = this.#members[name];
+    if (typeof value !== "number") this.#fail(`${name} is no number`);
+    return value;
+  }
+
+  count(name: string): number {
+    const value = this.number(name);
+    if (!Number.isSafeInteger(value) || value < 0) this.#fail(`${name} is no count`);
+    return value;
+  }
+
+  oneOf<Value extends string>(name: string, values: readonly Value[]): Value {
+    const found = values.find((value) => value === this.#members[name]);
+    if (found === undefined) this.#fail(`${name} is none of ${values.join(", ")}`);
+    return found;
+  }
+
+  /** RAM blocks: distinct names, whole pages, within the limits of a guest. */
+  blocks(name: string): SeedBeginPayload["blocks"] {
+    const list = this.#members[name];
+    if (!Array.isArray(list) || list.length === 0 || list.length > BLOCK_COUNT_MAX) {
+      this.#fail(`${name} is no list of RAM blocks`);
+    }
+    const names = new Set<string>();
+    let totalBytes = 0;
+    const blocks = list.map((entry: unknown) => {
+      const { name, sizeBytes } = (entry ?? {}) as { name?: unknown; sizeBytes?: unknown };
+      if (typeof name !== "string" || name === "" || names.has(name)) {
+        this.#fail("a RAM block's name");
+      }
+      if (new TextEncoder().encode(name).length > BLOCK_NAME_BYTES_MAX) {
+        this.#fail("a RAM block's name");
+      }
+      if (typeof sizeBytes !== "number" || sizeBytes <= 0 || sizeBytes % PAGE_BYTES !== 0) {
+        this.#fail(`RAM block "${name}" is no whole pages`);
+      }
+      names.add(name);
+      totalBytes += sizeBytes;
+      return { name, sizeBytes };
+    });
+    if (totalBytes > GUEST_RAM_BYTES_MAX) this.#fail(`guest RAM of ${totalBytes} bytes`);
+    return blocks;
+  }
+
+  #fail(detail: string): never {
+    throw new WireError(`Cannot read from the link: ${this.type}: ${detail}`, 0);
+  }
+}
