@@ -37,3 +37,9 @@ export const QMP_UNSENT_BYTES_MAX = 1024 * 1024;
 
 /** Events a reader may leave unread before the oldest are dropped: nobody is forced to read them. */
 export const QMP_EVENTS_UNREAD_MAX = 4096;
+
+/** Bytes of the link that may wait for the socket: some chunks, so that encoding and sending overlap. */
+export const LINK_QUEUE_BYTES_MAX = 8 * 1024 * 1024;
+
+/** Bytes that may wait for the secondary QEMU before no more are taken from the link. */
+export const REPLICA_QUEUE_BYTES_MAX = 16 * 1024 * 1024;

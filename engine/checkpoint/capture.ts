@@ -87,7 +87,9 @@ export class Capture {
 
   /** @throws {StateError} before the block list has come */
   get mirror(): Mirror {
-    if (this.#mirror === undefined) throw new StateError("Cannot use the mirror", "initial", "idle");
+    if (this.#mirror === undefined) {
+      throw new StateError("Cannot use the mirror", "initial", "idle");
+    }
     return this.#mirror;
   }
 
@@ -164,9 +166,19 @@ export class Capture {
     }
   }
 
-  /** What to send when the initial stream is in: the secondary is ready for checkpoints. */
-  ready(): Uint8Array<ArrayBuffer>[] {
-    return [shut(), coloMessage("checkpoint-ready")];
+  /**
+   * Say that the initial stream has arrived. The primary then enters COLO, and says so over QMP
+   * (`MIGRATION` event, status `colo`).
+   */
+  accept(): Uint8Array<ArrayBuffer> {
+    this.#require("idle");
+    return shut();
+  }
+
+  /** Let the primary begin; it takes this only after it has entered COLO. */
+  ready(): Uint8Array<ArrayBuffer> {
+    this.#require("idle");
+    return coloMessage("checkpoint-ready");
   }
 
   /** Let the primary take the checkpoint that it asked for: it stops now. */

@@ -5,12 +5,7 @@
  * @module
  */
 
-import {
-  ENCODE,
-  ENCODE_COUNTER,
-  type KernelSet,
-  PAGE_ENTRY_BYTES,
-} from "../../wasm/mod.ts";
+import { ENCODE, ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
 import { BLOCK_NAME_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
 import type { PlacedBlock } from "../stream/format.ts";
@@ -179,7 +174,9 @@ export class Shard {
     const count = this.#u32(this.#out + 4);
     if (count === 0) return undefined;
     const encoded = this.#encodeChunk(mode, table, 0, count);
-    if (encoded.next !== count) throw new LocalProtocolError("Cannot encode: the chunk is too small");
+    if (encoded.next !== count) {
+      throw new LocalProtocolError("Cannot encode: the chunk is too small");
+    }
     kernels.bitmapClear(missing, pages, from, next - from);
     return { chunk: kernels.bytes.subarray(this.#chunk, this.#chunk + encoded.bytes), next };
   }

@@ -19,6 +19,12 @@ export interface LinkPair {
   readonly bulk: LinkConnection;
 }
 
+/** Close both. */
+export function closePair(pair: LinkPair): void {
+  pair.control.close();
+  pair.bulk.close();
+}
+
 /** What a primary says of itself and its guest. */
 export type Introduction = Omit<HelloPayload, "role" | "session">;
 

@@ -18,7 +18,7 @@
  *  +- - -
  * ```
  *
- * - `version` is 1, `type` one of {@linkcode FRAME_TYPES}.
+ * - `version` is 1; `type` is one of those in `messages.ts`, which refuses the others.
  * - `flags` bit 0: the payload is one LZ4 block that holds `raw length` bytes; no other bit is set.
  * - `raw length` equals `payload length` when the payload is not compressed. Neither exceeds
  *   {@linkcode FRAME_PAYLOAD_BYTES_MAX}.
@@ -33,7 +33,6 @@
 import type { KernelSet } from "../../wasm/mod.ts";
 import { LocalProtocolError, WireError } from "../errors.ts";
 import { FRAME_PAYLOAD_BYTES_MAX } from "../limits.ts";
-import { FRAME_TYPES, type FrameType, frameTypeOf } from "./frame_types.ts";
 
 /** Size of a frame without its payload. */
 export const FRAME_HEADER_BYTES = 32;
@@ -53,24 +52,17 @@ const CHECKSUM_AT = 24;
 
 const FRAME_BYTES_MAX = FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX;
 
-/** What a frame is made of. */
-export interface FrameContent {
-  readonly type: FrameType;
+/** Room for a frame at any place in the first half, so unread bytes are seldom moved. */
+const BUFFER_BYTES = 2 * FRAME_BYTES_MAX;
+
+/** One frame. */
+export interface Frame {
+  /** Number of the kind of message, 0 to 255. */
+  readonly type: number;
   /** Number of the checkpoint that it belongs to; 0 where it belongs to none. */
   readonly epoch: number;
+  /** Not compressed. Of a decoded frame: a copy of its own. */
   readonly payload: Uint8Array;
-  /** Try LZ4, and keep the result where it saves at least one byte in 16. */
-  readonly compress?: boolean;
-}
-
-/** A frame that has arrived. */
-export interface Frame {
-  readonly type: FrameType;
-  readonly epoch: number;
-  /** Decompressed; a copy of its own. */
-  readonly payload: Uint8Array<ArrayBuffer>;
-  /** Where the frame began, in bytes from the start of the connection. */
-  readonly offset: number;
 }
 
 /**
@@ -79,20 +71,15 @@ export interface Frame {
  * @example
  * ```ts
  * import { ReferenceKernels } from "../../wasm/mod.ts";
- * import { type Frame, FrameDecoder, FrameEncoder } from "./wire.ts";
+ * import { FrameDecoder, FrameEncoder } from "./wire.ts";
  *
  * const kernels = new ReferenceKernels();
- * const bytes = new FrameEncoder(kernels).encode({
- *   type: "pages",
- *   epoch: 7,
- *   payload: new Uint8Array(4096),
- *   compress: true,
- * });
+ * const frame = { type: 6, epoch: 7, payload: new Uint8Array(4096) };
+ * const bytes = new FrameEncoder(kernels).encode(frame, true);
  * if (bytes.length > 100) throw new Error("4096 equal bytes must become few");
  *
- * const frames: Frame[] = [];
- * new FrameDecoder(kernels).push(bytes, (frame) => frames.push(frame));
- * if (frames[0]?.epoch !== 7 || frames[0].payload.length !== 4096) throw new Error("lost");
+ * const [decoded] = new FrameDecoder(kernels).push(bytes);
+ * if (decoded?.epoch !== 7 || decoded.payload.length !== 4096) throw new Error("lost");
  * ```
  */
 export class FrameEncoder {
@@ -112,40 +99,39 @@ export class FrameEncoder {
   /**
    * Make a frame. A payload that lies in the memory of this encoder's kernels is read where it lies.
    *
-   * @returns The frame, valid until the next call
-   * @throws {LocalProtocolError} when the payload or the epoch is too large; nothing was changed
+   * @param compress Try LZ4, and keep the result where it saves at least one byte in 16
+   * @returns The frame, a copy of its own
+   * @throws {LocalProtocolError} when a frame cannot hold this; nothing was changed
    */
-  encode({ type, epoch, payload, compress = false }: FrameContent): Uint8Array<ArrayBuffer> {
-    checkLength(payload.length);
+  encode({ type, epoch, payload }: Frame, compress = false): Uint8Array<ArrayBuffer> {
+    const { length } = payload;
+    checkFrame(type, epoch, length);
     const { bytes } = this.#kernels;
-    let address = payload.byteOffset;
-    if (payload.buffer !== bytes.buffer) {
-      address = compress ? this.#input : this.#output + FRAME_HEADER_BYTES;
-      bytes.set(payload, address);
+    if (payload.buffer === bytes.buffer) {
+      return this.encodeAt(type, epoch, payload.byteOffset, length, compress);
     }
-    return this.encodeAt(type, epoch, address, payload.length, compress);
+    const address = compress ? this.#input : this.#output + FRAME_HEADER_BYTES;
+    bytes.set(payload, address);
+    return this.encodeAt(type, epoch, address, length, compress);
   }
 
   /**
-   * Make a frame of a payload in the kernels' memory.
+   * As {@linkcode encode}, of a payload in the kernels' memory.
    *
    * @param address Where the payload lies
    * @param length Its length, in bytes
-   * @returns The frame, valid until the next call
-   * @throws {LocalProtocolError} when the payload or the epoch is too large; nothing was changed
    */
   encodeAt(
-    type: FrameType,
+    type: number,
     epoch: number,
     address: number,
     length: number,
     compress: boolean,
   ): Uint8Array<ArrayBuffer> {
-    checkLength(length);
-    checkEpoch(epoch);
+    checkFrame(type, epoch, length);
     const kernels = this.#kernels;
     const target = this.#output + FRAME_HEADER_BYTES;
-    // A target that has no room for a poor result makes the kernel give up on it early.
+    // A target that has no room for a poor result makes the kernel give up on it.
     const capacity = compress ? length - Math.ceil(length / 16) : 0;
     const compressed = capacity > 0 ? kernels.lz4Compress(address, length, target, capacity) : -1;
     if (compressed < 0) kernels.copy(target, address, length);
@@ -153,7 +139,7 @@ export class FrameEncoder {
   }
 
   #seal(
-    type: FrameType,
+    type: number,
     epoch: number,
     length: number,
     rawLength: number,
@@ -163,7 +149,7 @@ export class FrameEncoder {
     const header = new DataView(bytes.buffer, this.#output, FRAME_HEADER_BYTES);
     header.setUint32(0, MAGIC);
     header.setUint8(VERSION_AT, VERSION);
-    header.setUint8(TYPE_AT, FRAME_TYPES[type]);
+    header.setUint8(TYPE_AT, type);
     header.setUint8(FLAGS_AT, compressed ? COMPRESSED : 0);
     header.setUint8(RESERVED_AT, 0);
     header.setUint32(EPOCH_AT, Math.floor(epoch / 2 ** 32));
@@ -173,16 +159,13 @@ export class FrameEncoder {
     const checksum = frameChecksum(this.#kernels, this.#output, length, this.#checksum);
     header.setUint32(CHECKSUM_AT, checksum.high);
     header.setUint32(CHECKSUM_AT + 4, checksum.low);
-    return bytes.subarray(this.#output, this.#output + FRAME_HEADER_BYTES + length);
+    return bytes.slice(this.#output, this.#output + FRAME_HEADER_BYTES + length);
   }
 }
 
 /**
  * Cuts a stream of bytes into frames. Any chunking of the same bytes gives the same frames, and the
- * same error behind them.
- *
- * Bytes can be read straight into its memory: {@linkcode FrameDecoder.space}, then
- * {@linkcode FrameDecoder.filled}. Its memory is of fixed size and allocated at the start.
+ * same error behind them. Its memory is of fixed size and allocated at the start.
  */
 export class FrameDecoder {
   readonly #kernels: KernelSet;
@@ -210,9 +193,36 @@ export class FrameDecoder {
     return this.#end - this.#start;
   }
 
-  /** The place for the next bytes, never empty; tell how many came with {@linkcode filled}. */
-  space(): Uint8Array<ArrayBuffer> {
-    const { bytes } = this.#kernels;
+  /**
+   * Take what has arrived.
+   *
+   * @returns The frames that are complete now; where wrong bytes follow them, the next call throws
+   * @throws {WireError} when the bytes are no frame; every later call throws the same error
+   */
+  push(chunk: Uint8Array): Frame[] {
+    if (this.#error !== undefined) throw this.#error;
+    const frames: Frame[] = [];
+    try {
+      for (let at = 0; at < chunk.length;) {
+        this.#makeRoom();
+        const piece = chunk.subarray(at, at + BUFFER_BYTES - this.#end);
+        this.#kernels.bytes.set(piece, this.#buffer + this.#end);
+        this.#end += piece.length;
+        at += piece.length;
+        for (let frame = this.#next(); frame !== undefined; frame = this.#next()) {
+          frames.push(frame);
+        }
+      }
+    } catch (error) {
+      if (!(error instanceof WireError)) throw error;
+      this.#error = error;
+      if (frames.length === 0) throw error;
+    }
+    return frames;
+  }
+
+  /** Whatever is left of one frame fits behind the unread bytes. */
+  #makeRoom(): void {
     if (this.#start === this.#end) {
       this.#start = this.#end = 0;
     } else if (this.#start + FRAME_BYTES_MAX > BUFFER_BYTES) {
@@ -220,46 +230,13 @@ export class FrameDecoder {
       this.#end -= this.#start;
       this.#start = 0;
     }
-    return bytes.subarray(this.#buffer + this.#end, this.#buffer + BUFFER_BYTES);
-  }
-
-  /**
-   * `count` bytes have been written to the start of what {@linkcode space} gave.
-   *
-   * @param take Called for every frame that is complete now, in order
-   * @throws {WireError} when the bytes are no frame; frames before it have been given to `take`, and
-   * every later call throws the same error
-   */
-  filled(count: number, take: (frame: Frame) => void): void {
-    if (this.#error !== undefined) throw this.#error;
-    if (count < 0 || this.#end + count > BUFFER_BYTES) {
-      throw new LocalProtocolError(`Cannot take ${count} bytes: there is no room for them`);
-    }
-    this.#end += count;
-    for (let frame = this.#next(); frame !== undefined; frame = this.#next()) take(frame);
-  }
-
-  /** As {@linkcode filled}, with bytes that lie elsewhere. */
-  push(chunk: Uint8Array, take: (frame: Frame) => void): void {
-    for (let at = 0; at < chunk.length;) {
-      const space = this.space();
-      const piece = chunk.subarray(at, at + space.length);
-      space.set(piece);
-      at += piece.length;
-      this.filled(piece.length, take);
-    }
   }
 
   #next(): Frame | undefined {
     if (this.bufferedBytes < FRAME_HEADER_BYTES) return undefined;
-    try {
-      this.#header ??= this.#readHeader();
-      if (this.bufferedBytes < FRAME_HEADER_BYTES + this.#header.length) return undefined;
-      return this.#takeFrame(this.#header);
-    } catch (error) {
-      if (error instanceof WireError) this.#error = error;
-      throw error;
-    }
+    this.#header ??= this.#readHeader();
+    if (this.bufferedBytes < FRAME_HEADER_BYTES + this.#header.length) return undefined;
+    return this.#takeFrame(this.#header);
   }
 
   /** Judges a header before any of its payload is waited for. */
@@ -273,9 +250,7 @@ export class FrameDecoder {
     if (magic !== MAGIC) refuse(0, `it begins with 0x${hex(magic)}, not with "COLO"`);
     const version = view.getUint8(VERSION_AT);
     if (version !== VERSION) refuse(VERSION_AT, `its version is ${version}, not ${VERSION}`);
-    const typeNumber = view.getUint8(TYPE_AT);
-    const type = frameTypeOf(typeNumber);
-    if (type === undefined) return refuse(TYPE_AT, `there is no frame type ${typeNumber}`);
+    const type = view.getUint8(TYPE_AT);
     const flags = view.getUint8(FLAGS_AT);
     if ((flags & ~COMPRESSED) !== 0) refuse(FLAGS_AT, `its flags are 0x${flags.toString(16)}`);
     const reserved = view.getUint8(RESERVED_AT);
@@ -323,16 +298,12 @@ export class FrameDecoder {
       }
       payload = this.#raw;
     }
-    const offset = this.#offset;
     this.#start += FRAME_HEADER_BYTES + length;
     this.#offset += FRAME_HEADER_BYTES + length;
     this.#header = undefined;
-    return { type, epoch, payload: kernels.bytes.slice(payload, payload + rawLength), offset };
+    return { type, epoch, payload: kernels.bytes.slice(payload, payload + rawLength) };
   }
 }
-
-/** Room for a frame at any place in the first half, so unread bytes are seldom moved. */
-const BUFFER_BYTES = 2 * FRAME_BYTES_MAX;
 
 interface Checksum {
   readonly high: number;
@@ -340,7 +311,7 @@ interface Checksum {
 }
 
 interface Header {
-  readonly type: FrameType;
+  readonly type: number;
   readonly epoch: number;
   readonly length: number;
   readonly rawLength: number;
@@ -348,16 +319,14 @@ interface Header {
   readonly checksum: Checksum;
 }
 
-/**
- * The checksum of the frame at `frame`. Overwrites the second to fourth word of its header, which must
- * have been read, or be written again.
- */
+/** The checksum of the frame at address `frame`, which is left as it was. */
 function frameChecksum(
   kernels: KernelSet,
   frame: number,
   length: number,
   out: number,
 ): Checksum {
+  // The kernel takes one range: what is covered of the header moves up to the payload for a moment.
   const gap = FRAME_HEADER_BYTES - CHECKSUM_AT;
   const saved = kernels.bytes.slice(frame, frame + FRAME_HEADER_BYTES);
   kernels.copy(frame + gap, frame, CHECKSUM_AT);
@@ -367,17 +336,17 @@ function frameChecksum(
   return { high: view.getUint32(4, true), low: view.getUint32(0, true) };
 }
 
-function checkLength(length: number): void {
+function checkFrame(type: number, epoch: number, length: number): void {
+  if (type >>> 0 !== type || type > 255) {
+    throw new LocalProtocolError(`Cannot make a frame: ${type} is no type`);
+  }
+  if (!Number.isSafeInteger(epoch) || epoch < 0) {
+    throw new LocalProtocolError(`Cannot make a frame: ${epoch} is no epoch`);
+  }
   if (length > FRAME_PAYLOAD_BYTES_MAX) {
     throw new LocalProtocolError(
       `Cannot make a frame of ${length} bytes: the limit is ${FRAME_PAYLOAD_BYTES_MAX}`,
     );
-  }
-}
-
-function checkEpoch(epoch: number): void {
-  if (!Number.isSafeInteger(epoch) || epoch < 0) {
-    throw new LocalProtocolError(`Cannot make a frame: ${epoch} is no epoch`);
   }
 }
 

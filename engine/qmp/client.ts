@@ -68,6 +68,7 @@ interface End {
 }
 
 const TIMEOUT_MS = 10_000;
+const QEMU_CLOSED = "QEMU closed the monitor";
 
 /**
  * A connection to a QEMU monitor.
@@ -107,11 +108,12 @@ export class QmpClient implements AsyncDisposable {
     this.#reader = connection.readable.getReader();
     this.#writer = connection.writable.getWriter();
     this.#timeoutMs = timeoutMs;
+    const purpose = `connect to the monitor ${name}`;
+    const late = `no greeting within ${timeoutMs} ms; is another client connected to it?`;
     this.#greeted = this.#wait(
-      `connect to the monitor ${name}`,
-      "qmp_capabilities",
+      purpose,
       timeoutMs,
-      "no greeting; is another client connected to it?",
+      () => new QmpTimeoutError("qmp_capabilities", timeoutMs, `Cannot ${purpose}: ${late}`),
     );
     this.closed = this.#drain();
   }
@@ -212,9 +214,8 @@ export class QmpClient implements AsyncDisposable {
     const { timeoutMs = this.#timeoutMs } = options;
     const wait = this.#wait<unknown>(
       purpose,
-      name,
       timeoutMs,
-      "no answer",
+      () => new QmpTimeoutError(name, timeoutMs),
       () => this.#commands.delete(id),
     );
     this.#commands.set(id, { name, wait });
@@ -273,11 +274,11 @@ export class QmpClient implements AsyncDisposable {
     const purpose = `wait for ${name}`;
     if (this.#end !== undefined) throw closedError(purpose, this.#end);
     const { timeoutMs = this.#timeoutMs } = options;
+    const late = `no such event within ${timeoutMs} ms`;
     const wait = this.#wait<QmpEventOf<Name>>(
       purpose,
-      name,
       timeoutMs,
-      "no such event",
+      () => new QmpTimeoutError(name, timeoutMs, `Cannot ${purpose}: ${late}`),
       () => unsubscribe(),
     );
     const unsubscribe = this.on(name, (event) => {
@@ -309,12 +310,9 @@ export class QmpClient implements AsyncDisposable {
         if (done) break;
         decoder.push(value, deliver);
       }
-      this.#shutDown({ reason: "QEMU closed the monitor" });
+      this.#shutDown({ reason: QEMU_CLOSED });
     } catch (cause) {
-      const reason = cause instanceof QmpProtocolError
-        ? "what came was not QMP"
-        : "the connection broke";
-      this.#shutDown({ reason, cause });
+      this.#shutDown({ reason: endReason(cause), cause });
     }
   }
 
@@ -352,21 +350,14 @@ export class QmpClient implements AsyncDisposable {
 
   #wait<T>(
     purpose: string,
-    name: string,
     timeoutMs: number,
-    whatIsMissing: string,
+    onTimeout: () => QmpTimeoutError,
     onSettled: () => void = () => {},
   ): Wait<T> {
-    const message = `Cannot ${purpose}: ${whatIsMissing} within ${timeoutMs} ms`;
-    const wait = new Wait<T>(
-      purpose,
-      timeoutMs,
-      () => new QmpTimeoutError(name, timeoutMs, message),
-      () => {
-        this.#waits.delete(wait);
-        onSettled();
-      },
-    );
+    const wait = new Wait<T>(purpose, timeoutMs, onTimeout, () => {
+      this.#waits.delete(wait);
+      onSettled();
+    });
     this.#waits.add(wait);
     return wait;
   }
@@ -376,8 +367,7 @@ export class QmpClient implements AsyncDisposable {
     this.#writer.write(line).then(
       () => this.#unsentBytes -= line.length,
       // Only this command: answers to earlier ones may still be there to be read.
-      (cause) =>
-        wait.reject(closedError(wait.purpose, { reason: "QEMU closed the monitor", cause })),
+      (cause) => wait.reject(closedError(wait.purpose, { reason: QEMU_CLOSED, cause })),
     );
   }
 
@@ -405,4 +395,11 @@ export class QmpClient implements AsyncDisposable {
 
 function closedError(purpose: string, { reason, cause }: End): QmpClosedError {
   return new QmpClosedError(`Cannot ${purpose}: ${reason}`, { cause });
+}
+
+function endReason(cause: unknown): string {
+  if (cause instanceof QmpProtocolError) return "what came was not QMP";
+  // It had not read all commands.
+  if (cause instanceof Deno.errors.ConnectionReset) return QEMU_CLOSED;
+  return `the connection broke: ${cause instanceof Error ? cause.message : cause}`;
 }

@@ -56,9 +56,14 @@ interface MachineCommands {
   >;
   readonly "query-name": Command<NoMembers, { readonly name?: string }>;
   readonly "query-machines": Command<NoMembers, readonly MachineInfo[]>;
+  /** Deprecated as of QEMU 11.1, whose `query-accelerators` older versions do not have. */
   readonly "query-kvm": Command<
     NoMembers,
     { readonly enabled: boolean; readonly present: boolean }
+  >;
+  readonly "query-accelerators": Command<
+    NoMembers,
+    { readonly enabled: string; readonly present: readonly string[] }
   >;
   /** Sizes in bytes. */
   readonly "query-memory-size-summary": Command<

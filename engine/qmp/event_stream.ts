@@ -21,9 +21,10 @@ const DONE: Result = { done: true, value: undefined };
 export class QmpEventStream implements AsyncIterableIterator<QmpEvent, undefined>, Disposable {
   readonly #unreadMax: number;
   readonly #unsubscribe: (stream: QmpEventStream) => void;
-  /** What waits is `#unread` from `#oldest` on; what is before it is given back in batches. */
-  readonly #unread: QmpEvent[] = [];
+  /** Grows to `#unreadMax` places at most; `#unread` of them hold an event, from `#oldest` on. */
+  readonly #ring: (QmpEvent | undefined)[] = [];
   #oldest = 0;
+  #unread = 0;
   #dropped = 0;
   #ended = false;
   /** Readers that wait for an event; none while anything is unread. */
@@ -51,12 +52,12 @@ export class QmpEventStream implements AsyncIterableIterator<QmpEvent, undefined
     if (this.#ended) return;
     const reader = this.#readers.shift();
     if (reader !== undefined) return reader({ done: false, value: event });
-    this.#unread.push(event);
-    if (this.#unread.length - this.#oldest > this.#unreadMax) {
-      this.#oldest++;
+    if (this.#unread === this.#unreadMax) {
+      this.#takeOldest();
       this.#dropped++;
     }
-    this.#giveBack();
+    this.#ring[(this.#oldest + this.#unread) % this.#unreadMax] = event;
+    this.#unread++;
   }
 
   /** The client's side: no event will come any more. */
@@ -66,12 +67,8 @@ export class QmpEventStream implements AsyncIterableIterator<QmpEvent, undefined
   }
 
   next(): Promise<Result> {
-    const event = this.#unread[this.#oldest];
-    if (event !== undefined) {
-      this.#oldest++;
-      this.#giveBack();
-      return Promise.resolve({ done: false, value: event });
-    }
+    const event = this.#takeOldest();
+    if (event !== undefined) return Promise.resolve({ done: false, value: event });
     if (this.#ended) return Promise.resolve(DONE);
     return new Promise((resolve) => this.#readers.push(resolve));
   }
@@ -79,8 +76,8 @@ export class QmpEventStream implements AsyncIterableIterator<QmpEvent, undefined
   /** End the subscription: what waits is forgotten, readers are told that it is over. */
   close(): void {
     this.#unsubscribe(this);
-    this.#unread.length = 0;
-    this.#oldest = 0;
+    this.#ring.length = 0;
+    this.#unread = 0;
     this.end();
   }
 
@@ -97,9 +94,12 @@ export class QmpEventStream implements AsyncIterableIterator<QmpEvent, undefined
     this.close();
   }
 
-  #giveBack(): void {
-    if (this.#oldest <= this.#unreadMax && this.#oldest < this.#unread.length) return;
-    this.#unread.splice(0, this.#oldest);
-    this.#oldest = 0;
+  #takeOldest(): QmpEvent | undefined {
+    if (this.#unread === 0) return undefined;
+    const event = this.#ring[this.#oldest];
+    this.#ring[this.#oldest] = undefined;
+    this.#oldest = (this.#oldest + 1) % this.#unreadMax;
+    this.#unread--;
+    return event;
   }
 }

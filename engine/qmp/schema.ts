@@ -257,7 +257,7 @@ export interface BlockDeviceInfo {
   readonly backing_file?: string;
   readonly image: ImageInfo;
   /** Since QEMU 10.1. */
-  readonly children?: readonly { readonly child: string; readonly "node-name"?: string }[];
+  readonly children?: readonly { readonly child: string; readonly "node-name": string }[];
 }
 
 /** `qapi/block-core.json` */

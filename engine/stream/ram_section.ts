@@ -56,7 +56,9 @@ export class BlockList {
   #total(view: DataView<ArrayBuffer>): number | string {
     if (view.byteLength < 8) return 0;
     const flags = view.getUint32(4) & RAM_FLAGS_MASK;
-    if (flags !== RAM_FLAG.MEM_SIZE) return `a record with flags ${flags} in place of the block list`;
+    if (flags !== RAM_FLAG.MEM_SIZE) {
+      return `a record with flags ${flags} in place of the block list`;
+    }
     const totalBytes = u64At(view, 0) - flags;
     if (totalBytes === 0 || totalBytes > GUEST_RAM_BYTES_MAX) {
       return `guest RAM of ${totalBytes} bytes (up to ${GUEST_RAM_BYTES_MAX})`;
@@ -82,7 +84,9 @@ export class BlockList {
   }
 
   #problem(name: string, sizeBytes: number, totalBytes: number): string | undefined {
-    if (name.length === 0 || name.length > BLOCK_NAME_BYTES_MAX) return "a RAM block without a name";
+    if (name.length === 0 || name.length > BLOCK_NAME_BYTES_MAX) {
+      return "a RAM block without a name";
+    }
     if (this.blocks.some((block) => block.name === name)) return `RAM block "${name}" comes twice`;
     if (this.blocks.length >= BLOCK_COUNT_MAX) return `more than ${BLOCK_COUNT_MAX} RAM blocks`;
     if (sizeBytes === 0 || sizeBytes % PAGE_BYTES !== 0) {
@@ -98,7 +102,12 @@ export class BlockList {
 /** One record, as far as the reader needs to know it; `recordBytes` is its whole length. */
 export type RamRecord =
   /** `at` is where its 4096 bytes begin, 0 for a page of zeros. */
-  | { readonly type: "page"; readonly page: number; readonly at: number; readonly recordBytes: number }
+  | {
+    readonly type: "page";
+    readonly page: number;
+    readonly at: number;
+    readonly recordBytes: number;
+  }
   | {
     readonly type: "xbzrle";
     readonly page: number;
@@ -134,7 +143,9 @@ export class RamRecords {
     const flags = view.getUint32(4) & RAM_FLAGS_MASK;
     const offset = u64At(view, 0) - flags;
     if (flags === RAM_FLAG.EOS || flags === RAM_FLAG.MULTIFD_FLUSH) {
-      if (offset !== 0) return { type: "malformed", detail: "a RAM record that has no page has one" };
+      if (offset !== 0) {
+        return { type: "malformed", detail: "a RAM record that has no page has one" };
+      }
       return { type: flags === RAM_FLAG.EOS ? "end" : "none", recordBytes: 8 };
     }
     const kind = flags & ~RAM_FLAG.CONTINUE;
@@ -154,7 +165,10 @@ export class RamRecords {
     const block = this.#current;
     if (block === undefined) return { type: "malformed", detail: "a page before any RAM block" };
     if (offset >= block.sizeBytes) {
-      return { type: "malformed", detail: `a page at ${offset} lies outside RAM block "${block.name}"` };
+      return {
+        type: "malformed",
+        detail: `a page at ${offset} lies outside RAM block "${block.name}"`,
+      };
     }
     return payload(view, kind, block.firstPage + offset / PAGE_BYTES, at);
   }

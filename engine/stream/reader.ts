@@ -39,7 +39,11 @@ import { Staging, type StagingOptions } from "./staging.ts";
 export type StreamEvent =
   | { readonly type: "configuration"; readonly machine: string; readonly capabilities: string[] }
   | { readonly type: "command"; readonly command: number; readonly payload: Uint8Array }
-  | { readonly type: "section"; readonly kind: "start" | "part" | "end"; readonly sectionId: number }
+  | {
+    readonly type: "section";
+    readonly kind: "start" | "part" | "end";
+    readonly sectionId: number;
+  }
   | { readonly type: "blocks"; readonly blocks: readonly PlacedBlock[] }
   /** Entries `from .. from + count` of the page table are new. */
   | { readonly type: "pages"; readonly from: number; readonly count: number }
@@ -48,7 +52,8 @@ export type StreamEvent =
   | { readonly type: "staging-full" }
   | { readonly type: "device-state"; readonly deviceState: Uint8Array<ArrayBuffer> }
   | { readonly type: "vm-description"; readonly json: string }
-  | { readonly type: "colo"; readonly message: ColoMessage };
+  /** `offset` is where the message begins. */
+  | { readonly type: "colo"; readonly message: ColoMessage; readonly offset: number };
 
 type State =
   | "header"
@@ -341,15 +346,24 @@ export class StreamReader {
   }
 
   #ram(): boolean {
-    const staging = this.staging;
     const records = this.#records!;
+    const status = records.current === undefined ? SCAN.OTHER : this.#scan(records.current);
+    if (status === SCAN.BAD_ADDRESS) this.#fail("a page lies outside its RAM block");
+    if (status === SCAN.FULL) return this.#full();
+    if (status === SCAN.MORE) return false;
+    return this.#ramRecord(records);
+  }
+
+  /** Have the kernel take all the records it knows; returns why it stopped. */
+  #scan(block: PlacedBlock): number {
+    const staging = this.staging;
     const from = staging.pageCount;
     const start = staging.position;
     const status = this.#kernels.scanRam(
       start,
       staging.end,
-      records.current?.firstPage ?? 0,
-      records.current?.pages ?? 0,
+      block.firstPage,
+      block.pages,
       staging.table,
       from,
       staging.pagesMax,
@@ -361,10 +375,7 @@ export class StreamReader {
     if (staging.pageCount > from) {
       this.#events.push({ type: "pages", from, count: staging.pageCount - from });
     }
-    if (status === SCAN.BAD_ADDRESS) this.#fail("a page lies outside its RAM block");
-    if (status === SCAN.FULL) return this.#full();
-    if (status === SCAN.MORE) return false;
-    return this.#ramRecord(records);
+    return status;
   }
 
   /** A record that the kernel leaves to us: the first of a block, XBZRLE, the end of the section. */
@@ -438,7 +449,7 @@ export class StreamReader {
       this.#fail(`COLO message ${number} (${message ?? "not known"}) is not expected here`);
     }
     this.#requested = message === "checkpoint-request";
-    this.#events.push({ type: "colo", message });
+    this.#events.push({ type: "colo", message, offset: this.#offset });
     this.#consume(4);
     return true;
   }

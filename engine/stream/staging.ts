@@ -143,4 +143,3 @@ export class Staging {
     this.end = target + unread;
   }
 }
-

@@ -15,7 +15,7 @@ import { QemuError } from "../errors.ts";
 import { type Progress, removeTree } from "./cache.ts";
 import { debianMirrors, type SourceFile } from "./debian_sources.ts";
 import { DownloadMeter } from "./download_meter.ts";
-import { run, which } from "./run.ts";
+import { run, type RunOptions, which } from "./run.ts";
 
 /** The Debian release that packages are taken from. */
 export type Suite = "sid" | "bookworm";
@@ -45,6 +45,9 @@ export interface PrivateApt {
 
 /** The commands needed, all of them in every Debian and its derivatives. */
 const COMMANDS = ["apt-get", "apt-cache", "dpkg-deb"];
+
+const LOCK_RETRY_MS = 500;
+const LOCK_ATTEMPTS = 120;
 
 const KEYRINGS = [
   "/usr/share/keyrings/debian-archive-keyring.pgp",
@@ -165,13 +168,25 @@ function privateApt(directory: string, progress?: Progress): PrivateApt {
   };
 }
 
+/**
+ * Run apt inside its directory. An apt-get whose parent was killed lives on until it next prints
+ * something: what it holds is waited for.
+ */
 async function apt(
   directory: string,
   program: "apt-get" | "apt-cache",
   args: readonly string[],
-  options: { readonly cwd?: string; readonly onLine?: (line: string) => void } = {},
+  options: RunOptions = {},
 ): Promise<string> {
-  return await run(program, ["-c", join(directory, "apt.conf"), ...args], options);
+  for (let attempt = 1;; attempt++) {
+    try {
+      return await run(program, ["-c", join(directory, "apt.conf"), ...args], options);
+    } catch (error) {
+      const isHeld = error instanceof QemuError && error.message.includes("Could not get lock");
+      if (!isHeld || attempt === LOCK_ATTEMPTS) throw error;
+      await new Promise((resolve) => setTimeout(resolve, LOCK_RETRY_MS));
+    }
+  }
 }
 
 async function prepareDirectory(directory: string): Promise<void> {

@@ -12,6 +12,9 @@
 import { dirname, join } from "@std/path/mod.js";
 import { QemuError } from "../errors.ts";
 
+const REMOVE_ATTEMPTS = 20;
+const REMOVE_RETRY_MS = 100;
+
 /** Told what is going on, one line at a time. */
 export type Progress = (line: string) => void;
 
@@ -72,9 +75,18 @@ export async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** Remove a directory and all in it, or nothing. */
+/**
+ * Remove a directory and all in it, or nothing.
+ *
+ * A program whose parent was killed may still be writing into it for a moment; hence the attempts.
+ */
 export async function removeTree(path: string): Promise<void> {
-  await Deno.remove(path, { recursive: true }).catch((error) => {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  });
+  for (let attempt = 1; await exists(path); attempt++) {
+    try {
+      await Deno.remove(path, { recursive: true });
+    } catch (error) {
+      if (attempt === REMOVE_ATTEMPTS) throw error;
+      await new Promise((resolve) => setTimeout(resolve, REMOVE_RETRY_MS));
+    }
+  }
 }

@@ -42,7 +42,7 @@ const MODULES = [
   "drivers/block/virtio_blk",
 ] as const;
 
-const COMMAND_LINE = "console=ttyS0 quiet ipv6.disable=1 net.ifnames=0";
+const COMMAND_LINE = "console=ttyS0 quiet ipv6.disable=1";
 
 const INDEX_PAGE = `<!doctype html>
 <title>colo demo guest</title>
@@ -59,7 +59,8 @@ export async function prepareDemoGuest(
   options: { readonly progress?: Progress } = {},
 ): Promise<DemoGuest> {
   const { progress } = options;
-  const directory = join(cacheDirectory(), `guest-${SUITE}-amd64`);
+  const parts = await digestOf(new TextEncoder().encode(MODULES.join()));
+  const directory = join(cacheDirectory(), `guest-${SUITE}-amd64-${parts}`);
   await makeOnce({
     target: directory,
     what: "the demo guest",
@@ -108,8 +109,7 @@ async function pickParts(unpacked: string, target: string, release: string): Pro
 /** Write the initial RAM filesystem, under a name that changes with its content. */
 async function buildInitrd(directory: string): Promise<string> {
   const archive = writeCpio(await initrdEntries(directory));
-  const digest = encodeHex(new Uint8Array(await crypto.subtle.digest("SHA-256", archive)));
-  const path = join(directory, `initrd-${digest.slice(0, 16)}.cpio`);
+  const path = join(directory, `initrd-${await digestOf(archive)}.cpio`);
   if (await exists(path)) return path;
   const temporary = await Deno.makeTempFile({
     dir: directory,
@@ -119,6 +119,11 @@ async function buildInitrd(directory: string): Promise<string> {
   await Deno.writeFile(temporary, archive);
   await Deno.rename(temporary, path);
   return path;
+}
+
+/** Enough of a hash to tell one content from another. */
+async function digestOf(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  return encodeHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))).slice(0, 12);
 }
 
 async function initrdEntries(directory: string): Promise<CpioEntry[]> {

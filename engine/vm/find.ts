@@ -8,10 +8,16 @@
 import { QemuError } from "../errors.ts";
 import { detectAccelerator } from "./accelerator.ts";
 import type { Progress } from "./cache.ts";
-import { fetchQemu, privateTool } from "./private_qemu.ts";
+import { fetchQemu, type Launch, privateQemuDirectory, privateTool } from "./private_qemu.ts";
 import { probeQemu } from "./probe.ts";
 import { run, which } from "./run.ts";
-import { type Accelerator, coloCapabilities, judgeQemu, type Role } from "./suitability.ts";
+import {
+  type Accelerator,
+  coloCapabilities,
+  judgeQemu,
+  type Role,
+  type Suitability,
+} from "./suitability.ts";
 
 /** Where a QEMU was found. */
 export type QemuSource = "option" | "environment" | "system" | "fetched";
@@ -61,16 +67,8 @@ export async function findQemu(options: FindQemuOptions): Promise<Qemu> {
   if (options.path !== undefined) return await takeNamed(options.path, "option", accel, role);
   const named = Deno.env.get(QEMU_VARIABLE);
   if (named) return await takeNamed(named, "environment", accel, role);
-  const system = await which(SYSTEM_QEMU);
-  if (system !== undefined) {
-    const found = await examine([system], {}, "system", accel).catch(() => undefined);
-    if (found !== undefined && found.refusal[role] === undefined) return found.qemu;
-  }
-  const launch = await fetchQemu(options.progress);
-  const { qemu, refusal } = await examine(launch.command, launch.env, "fetched", accel);
-  const reason = refusal[role];
-  if (reason === undefined) return qemu;
-  throw new QemuError(`Cannot use QEMU ${qemu.version} from Debian as a ${role}: ${reason}`);
+  return await findSystem(accel, role, options.progress) ??
+    await findPrivate(accel, role, options.progress);
 }
 
 /**
@@ -88,10 +86,59 @@ export async function resolveMachine(qemu: Qemu, alias: string): Promise<string>
   return /\(alias of ([^)]+)\)/.exec(line ?? "")?.[1] ?? alias;
 }
 
-interface Examined {
+/** A QEMU that was found, and what it can do. */
+export interface ExaminedQemu {
   readonly qemu: Qemu;
-  /** For each side, why it cannot take it */
-  readonly refusal: Readonly<Partial<Record<Role, string>>>;
+  readonly suitability: Suitability;
+}
+
+/**
+ * Ask a QEMU what it is, and judge it.
+ *
+ * @throws {QemuError} when it cannot be started or does not answer
+ */
+export async function examineQemu(
+  launch: Launch,
+  source: QemuSource,
+  accel: Accelerator,
+): Promise<ExaminedQemu> {
+  const probe = await probeQemu(launch.command, launch.env);
+  const { version } = probe;
+  const qemu = { ...launch, version, accel, source, capabilities: coloCapabilities(version) };
+  if (accel === "kvm" && !probe.hasKvm) {
+    const refusal = { ok: false, reason: "it was built without KVM" };
+    return { qemu, suitability: { primary: refusal, secondary: refusal } };
+  }
+  return { qemu, suitability: judgeQemu({ ...probe, accel }) };
+}
+
+async function findSystem(
+  accel: Accelerator,
+  role: Role,
+  progress?: Progress,
+): Promise<Qemu | undefined> {
+  const path = await which(SYSTEM_QEMU);
+  if (path === undefined) return undefined;
+  try {
+    const { qemu, suitability } = await examineQemu({ command: [path], env: {} }, "system", accel);
+    const { ok, reason } = suitability[role];
+    if (ok) return qemu;
+    progress?.(`passing over QEMU ${qemu.version} (${path}): as a ${role}, ${reason}`);
+  } catch (error) {
+    progress?.(`passing over ${path}: ${error instanceof Error ? error.message : error}`);
+  }
+  return undefined;
+}
+
+async function findPrivate(accel: Accelerator, role: Role, progress?: Progress): Promise<Qemu> {
+  const launch = await fetchQemu(progress);
+  const { qemu, suitability } = await examineQemu(launch, "fetched", accel).catch((cause) => {
+    const remedy = `remove ${privateQemuDirectory()} to have it fetched anew`;
+    throw new QemuError(`${cause instanceof Error ? cause.message : cause}; ${remedy}`, { cause });
+  });
+  const { ok, reason } = suitability[role];
+  if (ok) return qemu;
+  throw new QemuError(`Cannot use QEMU ${qemu.version} from Debian as a ${role}: ${reason}`);
 }
 
 async function takeNamed(
@@ -107,34 +154,12 @@ async function takeNamed(
       `Cannot use QEMU ${name}: no such program; correct ${origin}, or leave it out to have one found`,
     );
   }
-  const { qemu, refusal } = await examine([path], {}, source, accel);
-  const reason = refusal[role];
-  if (reason === undefined) return qemu;
+  const launch = { command: [path], env: {} };
+  const { qemu, suitability } = await examineQemu(launch, source, accel);
+  const { ok, reason } = suitability[role];
+  if (ok) return qemu;
   throw new QemuError(
     `Cannot use QEMU ${qemu.version} (${path}) as a ${role}: ${reason}; ` +
       `name QEMU 11.1 or newer with ${origin}, or leave it out to have one found`,
   );
-}
-
-async function examine(
-  command: readonly string[],
-  env: Readonly<Record<string, string>>,
-  source: QemuSource,
-  accel: Accelerator,
-): Promise<Examined> {
-  const probe = await probeQemu(command, env);
-  const { version } = probe;
-  const qemu = { command, env, version, accel, source, capabilities: coloCapabilities(version) };
-  if (accel === "kvm" && !probe.hasKvm) {
-    const reason = "it was built without KVM";
-    return { qemu, refusal: { primary: reason, secondary: reason } };
-  }
-  const { primary, secondary } = judgeQemu({ ...probe, accel });
-  return {
-    qemu,
-    refusal: {
-      ...(primary.ok ? {} : { primary: primary.reason }),
-      ...(secondary.ok ? {} : { secondary: secondary.reason }),
-    },
-  };
 }

@@ -17,6 +17,8 @@ import {
   ScriptedSession,
 } from "./scripted_server.ts";
 
+Deno.test.sanitizer({ ops: true, resources: true });
+
 /** Runs `body` with a client and the server's end of its connection, and closes both. */
 async function withClient(
   body: (client: QmpClient, session: ScriptedSession) => Promise<void>,
@@ -200,8 +202,8 @@ Deno.test("QmpClient can be closed from within an event handler", async () => {
     client.on("STOP", () => {
       seen.push("STOP");
       client.close();
+      client.on("RESUME", () => seen.push("RESUME"));
     });
-    client.on("RESUME", () => seen.push("RESUME"));
     const timestamp = { seconds: 1, microseconds: 0 };
     await session.send({ event: "STOP", timestamp }, { event: "RESUME", timestamp });
     await client.closed;
@@ -328,12 +330,19 @@ Deno.test("QmpClient.on reports what a handler throws and goes on", async () => 
 
 Deno.test("QmpClient.waitFor passes over events its predicate refuses", async () => {
   await withClient(async (client, session) => {
-    const colo = client.waitFor("MIGRATION", (event) => event.data.status === "colo");
+    const asked: string[] = [];
+    const colo = client.waitFor("MIGRATION", ({ data: { status } }) => {
+      asked.push(status);
+      return status === "colo";
+    });
     await session.event("STOP", {}, 1);
     await session.event("MIGRATION", { status: "active" }, 2);
     await session.event("MIGRATION", { status: "colo" }, 3);
-    await session.event("MIGRATION", { status: "colo" }, 4);
     assertEquals((await colo).timestamp.microseconds, 3);
+    const next = client.waitFor("MIGRATION");
+    await session.event("MIGRATION", { status: "completed" }, 4);
+    await next;
+    assertEquals(asked, ["active", "colo"]);
   });
 });
 
@@ -408,6 +417,15 @@ Deno.test("QmpClient.attach owns its connection and closes it", async () => {
   await closed;
 });
 
+Deno.test("QmpClient.attach does nothing with a signal that is aborted already", async () => {
+  const { connection, closed } = pipes();
+  const reason = new Error("too late");
+  const signal = AbortSignal.abort(reason);
+  const attaching = QmpClient.attach(connection, { timeoutMs: Infinity, signal });
+  assert(await attaching.catch((error) => error) === reason);
+  await closed;
+});
+
 Deno.test("QmpClient.connect waits for a socket that is not there yet", async () => {
   await using server = new ScriptedServer();
   const connecting = QmpClient.connect(server.path, { retryForMs: 5000 });
@@ -459,7 +477,11 @@ Deno.test("QmpClient.connect gives up in time when no greeting comes", async () 
     () => QmpClient.connect(server.path, { timeoutMs: 30 }),
     QmpTimeoutError,
   );
-  assertStringIncludes(error.message, "is another client connected to it?");
+  assertEquals(
+    error.message,
+    `Cannot connect to the monitor ${server.path}: no greeting within 30 ms; ` +
+      "is another client connected to it?",
+  );
   using session = await server.accept();
   assert(await session.ended());
 });

@@ -239,7 +239,7 @@ Deno.test("StreamReader names what is wrong and where", () => {
     ],
     ["COLO message 77 (not known)", concat(running, Uint8Array.of(0, 0, 0, 77)), running.length],
     [
-      "a device state of 1152921504606846976 bytes",
+      "a device state of 1152921504606847000 bytes",
       concat(sent, write.vmstateSize(2 ** 60)),
       sent.length + 4,
     ],

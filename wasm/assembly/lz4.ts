@@ -7,11 +7,17 @@
  *
  * The last sequence ends behind its literals; the last 5 bytes are literals, and no match begins in
  * the last 12.
+ *
+ * Both directions move 16 bytes at a time and let the last move run up to 15 bytes too far ("wild"),
+ * as long as that stays inside the source and the target; near an end they move exactly.
  */
 
 // @ts-ignore: decorator
 @inline
 const HASH_BITS: u32 = 13;
+// @ts-ignore: decorator
+@inline
+const TABLE_BYTES: usize = 2 << HASH_BITS;
 // @ts-ignore: decorator
 @inline
 const MATCH_MIN: usize = 4;
@@ -23,42 +29,143 @@ const MATCH_MARGIN: usize = 12;
 const LAST_LITERALS: usize = 5;
 // @ts-ignore: decorator
 @inline
-const MISSES_PER_STEP_LOG: u32 = 6;
+const TRIES_PER_STEP: usize = 64;
+
+/** Copy in steps of 16; up to 15 bytes behind both ranges are touched too. */
+// @ts-ignore: decorator
+@inline
+function wildCopy(to: usize, from: usize, length: usize): void {
+  v128.store(to, v128.load(from));
+  while (length > 16) {
+    to += 16;
+    from += 16;
+    length -= 16;
+    v128.store(to, v128.load(from));
+  }
+}
+
+// ---------------------------------------------------------------------------------- compression
 
 /**
- * Low 16 bits of the last position with each hash. A match lies at most 65535 bytes back, so the
- * rest of the position follows from the current one: an old entry turns into some other earlier
- * position, which the comparison of its bytes then refuses or accepts like any.
+ * Low 16 bits of the last address with each hash. A match lies at most 65535 bytes back, so the rest
+ * follows from the current address: an old entry turns into some other earlier address, which the
+ * comparison of its bytes then refuses or accepts like any.
+ *
+ *   at     = 0x0005_1234      distance = (at - entry) & 0xffff
+ *   entry  =      0x_f00d  -> from     = at - distance = 0x0004_f00d
+ *
+ * A fresh entry means the source's first byte, so that no entry lies before the source.
  */
-const table: usize = memory.data(2 << HASH_BITS, 16);
+const table: usize = memory.data(2 << 13, 16);
 
 // @ts-ignore: decorator
 @inline
-function slot(sequence: u32): usize {
-  return table + (usize((sequence * 2654435761) >>> (32 - HASH_BITS)) << 1);
+function clearTable(source: usize): void {
+  const first = i16x8.splat(u16(source));
+  for (let at: usize = 0; at < TABLE_BYTES; at += 64) {
+    v128.store(at, first, table);
+    v128.store(at, first, table + 16);
+    v128.store(at, first, table + 32);
+    v128.store(at, first, table + 48);
+  }
 }
 
-/** Enter a position in the table, and return the earlier one that was there, or itself. */
+/**
+ * Enter the address in the table, and return the one that was there: an address before it, or the
+ * address itself. `bytes` are those from the address on.
+ */
 // @ts-ignore: decorator
 @inline
-function remember(source: usize, at: usize, sequence: u32): usize {
-  const position = u32(at - source);
-  const entry = slot(sequence);
-  const distance = (position - u32(load<u16>(entry))) & 0xffff;
-  store<u16>(entry, position);
-  return at - distance;
+function exchange(at: usize, bytes: u64): usize {
+  const entry = slot(bytes);
+  const from = at - ((at - usize(load<u16>(entry, table))) & 0xffff);
+  store<u16>(entry, at, table);
+  return from;
 }
 
-/** How many bytes from `at` on equal those from `from` on, up to `end`. */
+/** Where the hash of four bytes has its entry: 13 bits, times two. */
+// @ts-ignore: decorator
+@inline
+function slot(sequence: u64): usize {
+  return usize(((sequence << 24) * 0x9e3779b185ebca87) >>> (63 - HASH_BITS)) & (TABLE_BYTES - 2);
+}
+
+
+// @ts-ignore: decorator
+@inline
+function found(at: usize, from: usize): u64 {
+  return u64(at) | (u64(from) << 32);
+}
+
+/** Find the first address from `at` on that has a match; at, and from where (<< 32). */
+// @ts-ignore: decorator
+@inline
+function findMatch(at: usize, lastStart: usize): u64 {
+  let step: usize = 1;
+  let limit = at + TRIES_PER_STEP;
+  let from: usize = 0;
+  if (limit <= lastStart) {
+    // Four tries from one load.
+    do {
+      const bytes = load<u64>(at);
+      from = exchange(at, bytes);
+      if (load<u32>(from) == u32(bytes)) return found(at, from);
+      at++;
+      from = exchange(at, bytes >>> 8);
+      if (load<u32>(from) == u32(bytes >>> 8)) return found(at, from);
+      at++;
+      from = exchange(at, bytes >>> 16);
+      if (load<u32>(from) == u32(bytes >>> 16)) return found(at, from);
+      at++;
+      from = exchange(at, bytes >>> 24);
+      if (load<u32>(from) == u32(bytes >>> 24)) return found(at, from);
+      at++;
+    } while (at < limit);
+    step = 2;
+  }
+  limit = at + TRIES_PER_STEP * step;
+  while (limit <= lastStart) {
+    do {
+      let bytes = load<u64>(at);
+      from = exchange(at, bytes);
+      if (load<u32>(from) == u32(bytes)) return found(at, from);
+      at += step;
+      bytes = load<u64>(at);
+      from = exchange(at, bytes);
+      if (load<u32>(from) == u32(bytes)) return found(at, from);
+      at += step;
+    } while (at < limit);
+    step++;
+    limit = at + TRIES_PER_STEP * step;
+  }
+  while (at <= lastStart) {
+    const bytes = load<u64>(at);
+    from = exchange(at, bytes);
+    if (load<u32>(from) == u32(bytes)) return found(at, from);
+    at += step;
+  }
+  return at;
+}
+
+/**
+ * How many bytes from `at` on equal those from `from` on, up to `end`. Most matches end within the
+ * first eight bytes, which are compared before the loop.
+ */
 // @ts-ignore: decorator
 @inline
 function matchLength(at: usize, from: usize, end: usize): usize {
   const start = at;
-  while (at + 8 <= end) {
+  if (at + 8 <= end) {
     const difference = load<u64>(at) ^ load<u64>(from);
-    if (difference != 0) return at - start + usize(ctz(difference) >>> 3);
+    if (difference != 0) return usize(ctz(difference) >>> 3);
     at += 8;
     from += 8;
+    while (at + 8 <= end) {
+      const difference = load<u64>(at) ^ load<u64>(from);
+      if (difference != 0) return at - start + usize(ctz(difference) >>> 3);
+      at += 8;
+      from += 8;
+    }
   }
   while (at < end && load<u8>(at) == load<u8>(from)) {
     at++;
@@ -76,6 +183,7 @@ function writeLength(to: usize, rest: usize): usize {
   return to + 1;
 }
 
+/** Bytes of a length that does not fit into the token. */
 // @ts-ignore: decorator
 @inline
 function lengthBytes(length: usize): usize {
@@ -93,44 +201,62 @@ export function lz4Compress(
   let to = target;
   let anchor = source;
   if (sourceLength > MATCH_MARGIN) {
-    memory.fill(table, 0, 2 << HASH_BITS);
+    clearTable(source);
     const lastStart = sourceEnd - MATCH_MARGIN;
     const matchEnd = sourceEnd - LAST_LITERALS;
     let at = source + 1;
     while (at <= lastStart) {
-      let misses: u32 = 1 << MISSES_PER_STEP_LOG;
-      let from: usize = 0;
-      let found = false;
-      while (at <= lastStart) {
-        const sequence = load<u32>(at);
-        from = remember(source, at, sequence);
-        if (from < at && load<u32>(from) == sequence) {
-          found = true;
-          break;
-        }
-        at += misses >>> MISSES_PER_STEP_LOG;
-        misses++;
-      }
-      if (!found) break;
-      const end = at + MATCH_MIN + matchLength(at + MATCH_MIN, from + MATCH_MIN, matchEnd);
+      const match = findMatch(at, lastStart);
+      at = usize(match);
+      if (at > lastStart) break;
+      let from = usize(match >>> 32);
       const offset = at - from;
+      if (offset == 0) {
+        at++;
+        continue;
+      }
+      const end = at + MATCH_MIN + matchLength(at + MATCH_MIN, from + MATCH_MIN, matchEnd);
       while (at > anchor && from > source && load<u8>(at - 1) == load<u8>(from - 1)) {
         at--;
         from--;
       }
       const literals = at - anchor;
       const code = end - at - MATCH_MIN;
-      if (1 + lengthBytes(literals) + literals + 2 + lengthBytes(code) > targetEnd - to) return -1;
-      store<u8>(to++, (min<usize>(literals, 15) << 4) | min<usize>(code, 15));
-      if (literals >= 15) to = writeLength(to, literals - 15);
-      memory.copy(to, anchor, literals);
-      to += literals;
-      store<u16>(to, offset);
-      to += 2;
-      if (code >= 15) to = writeLength(to, code - 15);
+      const room = targetEnd - to;
+      if (literals + ((literals + code) >>> 7) + 32 <= room && at + 16 <= sourceEnd) {
+        const token = to++;
+        let value: usize;
+        if (literals < 15) {
+          value = literals << 4;
+          v128.store(to, v128.load(anchor));
+        } else {
+          value = 0xf0;
+          to = writeLength(to, literals - 15);
+          wildCopy(to, anchor, literals);
+        }
+        to += literals;
+        store<u16>(to, offset);
+        to += 2;
+        if (code < 15) {
+          value |= code;
+        } else {
+          value |= 15;
+          to = writeLength(to, code - 15);
+        }
+        store<u8>(token, value);
+      } else {
+        const size = literals + lengthBytes(literals) + lengthBytes(code) + 3;
+        if (size > room) return -1;
+        store<u8>(to++, (min<usize>(literals, 15) << 4) | min<usize>(code, 15));
+        if (literals >= 15) to = writeLength(to, literals - 15);
+        memory.copy(to, anchor, literals);
+        to += literals;
+        store<u16>(to, offset);
+        to += 2;
+        if (code >= 15) to = writeLength(to, code - 15);
+      }
       anchor = at = end;
       if (at > lastStart) break;
-      remember(source, at - 2, load<u32>(at - 2));
     }
   }
   const literals = sourceEnd - anchor;
@@ -141,6 +267,66 @@ export function lz4Compress(
   return i32(to + literals - target);
 }
 
+// -------------------------------------------------------------------------------- decompression
+
+/**
+ * Room that the fast loop keeps before both ends. It reads a token, 14 literals and an offset, and
+ * moves a match of up to 18 bytes, each move up to 15 bytes too far.
+ */
+// @ts-ignore: decorator
+@inline
+const FAST_MARGIN: usize = 64;
+
+/**
+ * For an offset below 16: which byte of the last `offset` each lane of a 16-byte pattern takes.
+ *
+ *   offset 3   0 1 2 0 1 2 0 1 2 0 1 2 0 1 2 0   then go on 15 bytes later, a multiple of 3
+ */
+const patterns: usize = memory.data<u8>([
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+  0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0,
+  0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3,
+  0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0,
+  0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3,
+  0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1,
+  0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 1, 2, 3, 4,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0, 1, 2, 3,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 1, 2,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0, 1,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0,
+], 16);
+
+/** How far such a pattern carries: the greatest multiple of the offset up to 16. */
+const steps: usize = memory.data<u8>([0, 16, 16, 15, 16, 15, 12, 14, 16, 9, 10, 11, 12, 13, 14, 15]);
+
+/** Copy a match; up to 15 bytes behind it are touched too. Offsets below 16 repeat what they make. */
+// @ts-ignore: decorator
+@inline
+function wildMatch(to: usize, offset: usize, length: usize): void {
+  if (offset >= 16) {
+    wildCopy(to, to - offset, length);
+    return;
+  }
+  const end = to + length;
+  const pattern = i8x16.swizzle(v128.load(to - offset), v128.load(patterns + (offset << 4)));
+  const step: usize = load<u8>(steps + offset);
+  do {
+    v128.store(to, pattern);
+    to += step;
+  } while (to < end);
+}
+
+/** Copy a match exactly. */
+function exactMatch(to: usize, offset: usize, length: usize): void {
+  const end = to + length;
+  for (; to < end; to++) store<u8>(to, load<u8>(to - offset));
+}
+
 export function lz4Decompress(
   source: usize,
   sourceLength: usize,
@@ -149,29 +335,48 @@ export function lz4Decompress(
 ): i32 {
   const sourceEnd = source + sourceLength;
   const targetEnd = target + capacity;
+  // A range shorter than the margin has no fast part.
+  const sourceFast = sourceLength > FAST_MARGIN ? sourceEnd - FAST_MARGIN : source;
+  const targetFast = capacity > FAST_MARGIN ? targetEnd - FAST_MARGIN : target;
   let at = source;
   let to = target;
   while (at < sourceEnd) {
     const token: usize = load<u8>(at++);
     let literals = token >>> 4;
-    if (literals == 15) {
-      let more: usize;
-      do {
-        if (at >= sourceEnd) return -1;
-        more = load<u8>(at++);
-        literals += more;
-      } while (more == 255);
+    if (literals < 15 && at < sourceFast && to < targetFast) {
+      v128.store(to, v128.load(at));
+    } else {
+      if (literals == 15) {
+        let more: usize;
+        do {
+          if (at >= sourceEnd) return -1;
+          more = load<u8>(at++);
+          literals += more;
+        } while (more == 255);
+      }
+      if (literals > sourceEnd - at || literals > targetEnd - to) return -1;
+      if (sourceEnd - at - literals >= 16 && targetEnd - to - literals >= 16) {
+        wildCopy(to, at, literals);
+      } else {
+        memory.copy(to, at, literals);
+        if (at + literals == sourceEnd) return i32(to + literals - target);
+        if (sourceEnd - at - literals < 2) return -1;
+      }
     }
-    if (literals > sourceEnd - at || literals > targetEnd - to) return -1;
-    memory.copy(to, at, literals);
     at += literals;
     to += literals;
-    if (at == sourceEnd) return i32(to - target);
 
-    if (sourceEnd - at < 2) return -1;
     const offset: usize = load<u16>(at);
     at += 2;
     let length = token & 15;
+    if (offset - 1 >= to - target) return -1;
+    if (length < 15 && offset >= 16 && to < targetFast) {
+      v128.store(to, v128.load(to - offset));
+      // 4 + 14 bytes at most.
+      store<u32>(to, load<u32>(to - offset, 16), 16);
+      to += length + MATCH_MIN;
+      continue;
+    }
     if (length == 15) {
       let more: usize;
       do {
@@ -181,10 +386,10 @@ export function lz4Decompress(
       } while (more == 255);
     }
     length += MATCH_MIN;
-    if (offset == 0 || offset > to - target || length > targetEnd - to) return -1;
-    let from = to - offset;
-    const end = to + length;
-    while (to < end) store<u8>(to++, load<u8>(from++));
+    if (length > targetEnd - to) return -1;
+    if (targetEnd - to - length >= 16) wildMatch(to, offset, length);
+    else exactMatch(to, offset, length);
+    to += length;
   }
   return -1;
 }

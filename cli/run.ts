@@ -1,0 +1,38 @@
+/** `colo run`: start a VM as primary. */
+
+import { Command } from "@commander-js/extra-typings";
+import { loadVmConfig } from "../engine/config/mod.ts";
+import { PrimaryHost } from "../engine/host/mod.ts";
+import { findQemu } from "../engine/vm/mod.ts";
+import { EXIT } from "./exit_codes.ts";
+import { inOwnDirectory, interruptible, lineReporter, progress } from "./shared.ts";
+
+export function runCommand() {
+  return new Command("run")
+    .description("start a VM and keep it protected by the standby at replication.peer")
+    .argument("<config>", "vm.toml of this host")
+    .option("--qemu <path>", "QEMU to use (default: COLO_QEMU, the system's, or a private one)")
+    .option("--json", "print every event as one JSON object a line")
+    .option("--record <file>", "write all that the primary QEMU sends to a file for `colo inspect`")
+    .action(async (path, options) => {
+      const config = await loadVmConfig(path);
+      const { accel } = config.vm;
+      const qemuPath = options.qemu ?? config.qemuPath;
+      const qemu = await findQemu({ path: qemuPath, accel, role: "primary", progress });
+      Deno.exitCode = await interruptible((signal) =>
+        inOwnDirectory(async (directory) => {
+          const host = new PrimaryHost({
+            config,
+            qemu,
+            directory,
+            report: lineReporter(options.json ?? false),
+            recordPath: options.record,
+          });
+          signal.addEventListener("abort", () => host.stop("the operator ended it"));
+          const end = await host.run();
+          if (signal.aborted) return EXIT.INTERRUPTED;
+          return end === "qemu-lost" ? EXIT.LOST : EXIT.OK;
+        })
+      );
+    });
+}

@@ -1,0 +1,49 @@
+/**
+ * What several commands share: interruption, a directory that vanishes, output.
+ *
+ * @module
+ */
+
+import { formatReport, type Reporter } from "../engine/host/mod.ts";
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/**
+ * Do work that Ctrl-C and SIGTERM end in good order.
+ *
+ * @param work Gets a signal that is aborted at the first interruption; a second one changes nothing
+ */
+export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const controller = new AbortController();
+  const interrupt = () => controller.abort();
+  for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupt);
+  try {
+    return await work(controller.signal);
+  } finally {
+    for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
+  }
+}
+
+/** Do work that needs a directory of its own, which is removed whatever happens. */
+export async function inOwnDirectory<T>(work: (directory: string) => Promise<T>): Promise<T> {
+  const directory = await Deno.makeTempDir({ prefix: "colo-" });
+  try {
+    return await work(directory);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+/** Reports as lines on standard output: JSON for programs, or words with the time for people. */
+export function lineReporter(json: boolean): Reporter {
+  return (report) => {
+    if (json) return console.log(JSON.stringify(report));
+    const time = new Date(report.atMs).toISOString().slice(11, 23);
+    console.log(`${time}  ${formatReport(report)}`);
+  };
+}
+
+/** Progress of something slow, on standard error so that it never mixes with results. */
+export function progress(line: string): void {
+  console.error(line);
+}

@@ -1,0 +1,32 @@
+/** `colo standby`: stand by for a VM as secondary. */
+
+import { Command } from "@commander-js/extra-typings";
+import { loadVmConfig } from "../engine/config/mod.ts";
+import { SecondaryHost } from "../engine/host/mod.ts";
+import { findQemu } from "../engine/vm/mod.ts";
+import { EXIT } from "./exit_codes.ts";
+import { inOwnDirectory, interruptible, lineReporter, progress } from "./shared.ts";
+
+export function standbyCommand() {
+  return new Command("standby")
+    .description("stand by at replication.listen for a VM that runs elsewhere, and take it over")
+    .argument("<config>", "vm.toml of this host")
+    .option("--qemu <path>", "QEMU to use (default: COLO_QEMU, the system's, or a private one)")
+    .option("--json", "print every event as one JSON object a line")
+    .action(async (path, options) => {
+      const config = await loadVmConfig(path);
+      const { accel } = config.vm;
+      const qemuPath = options.qemu ?? config.qemuPath;
+      const qemu = await findQemu({ path: qemuPath, accel, role: "secondary", progress });
+      Deno.exitCode = await interruptible((signal) =>
+        inOwnDirectory(async (directory) => {
+          const report = lineReporter(options.json ?? false);
+          const host = new SecondaryHost({ config, qemu, directory, report });
+          signal.addEventListener("abort", () => host.stop());
+          const end = await host.run();
+          if (signal.aborted) return EXIT.INTERRUPTED;
+          return end === "qemu-lost" ? EXIT.LOST : EXIT.OK;
+        })
+      );
+    });
+}

@@ -1,0 +1,84 @@
+/**
+ * The unix socket that a primary QEMU migrates to: its bytes go into a capture, our answers go back.
+ *
+ * @module
+ */
+
+import type { Capture, CaptureEvent } from "../checkpoint/capture.ts";
+
+/** Listens for one primary QEMU at a time. */
+export class CapturePort {
+  readonly #listener: Deno.UnixListener;
+  #connection: Deno.UnixConn | undefined;
+  #recording: Deno.FsFile | undefined;
+
+  /** @param path Where to listen; must not exist */
+  constructor(readonly path: string) {
+    this.#listener = Deno.listen({ transport: "unix", path });
+  }
+
+  /** Append everything that QEMU says from here on to a file, as `colo inspect` reads it. */
+  async record(path: string): Promise<void> {
+    this.#recording = await Deno.create(path);
+  }
+
+  /**
+   * Serve the next QEMU that connects, until its stream ends.
+   *
+   * @param handle Called for every event in its order, before the next bytes are read
+   * @throws {StreamError} when the bytes are no COLO stream; the connection is closed
+   */
+  async serve(capture: Capture, handle: (event: CaptureEvent) => void): Promise<void> {
+    const connection = await this.#listener.accept();
+    this.#connection = connection;
+    try {
+      while (true) {
+        const space = capture.space();
+        const count = await connection.read(space);
+        if (count === null) return;
+        if (this.#recording !== undefined) await writeAll(this.#recording, space.slice(0, count));
+        for (const event of capture.received(count)) handle(event);
+      }
+    } finally {
+      this.#connection = undefined;
+      connection.close();
+    }
+  }
+
+  /** Answer QEMU. Answers are a few bytes and never wait; one that fails ends {@linkcode serve}. */
+  write(messages: readonly Uint8Array[]): void {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    const bytes = new Uint8Array(messages.reduce((sum, message) => sum + message.length, 0));
+    let at = 0;
+    for (const message of messages) {
+      bytes.set(message, at);
+      at += message.length;
+    }
+    // The read side sees the same break and reports it.
+    writeAll(connection, bytes).catch(() => {});
+  }
+
+  /** Drop the QEMU that is being served. */
+  disconnect(): void {
+    try {
+      this.#connection?.close();
+    } catch {
+      // Closed already.
+    }
+  }
+
+  close(): void {
+    this.disconnect();
+    this.#recording?.close();
+    this.#listener.close();
+  }
+}
+
+/** Write every byte. */
+export async function writeAll(
+  target: { write(bytes: Uint8Array): Promise<number> },
+  bytes: Uint8Array,
+): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += await target.write(bytes.subarray(at));
+}

@@ -1,0 +1,92 @@
+/**
+ * Puts together what is known of each checkpoint: its pages when it is captured, its pause when QEMU
+ * has resumed the guest, its bytes when the secondary has committed it. It is reported when all is known.
+ *
+ * @module
+ */
+
+import type { PageCounts } from "../checkpoint/mirror.ts";
+import { PAGE_BYTES } from "../limits.ts";
+import type { Reporter } from "./report.ts";
+
+interface Entry {
+  readonly epoch: number;
+  readonly dirtyPages: number;
+  pauseMs?: number;
+  pages?: PageCounts;
+  wireBytes?: number;
+  committed?: boolean;
+  replicated?: boolean;
+}
+
+const NO_PAGES: PageCounts = { unchanged: 0, zero: 0, xbzrle: 0, whole: 0 };
+
+/** Checkpoints that are not yet known to the end; more than this and the oldest are given up. */
+const OPEN_MAX = 16;
+
+/** The log of one primary's checkpoints. */
+export class CheckpointLog {
+  readonly #open: Entry[] = [];
+  #stoppedMs: number | undefined;
+
+  constructor(readonly report: Reporter) {}
+
+  /** A checkpoint is whole, with so many pages that the guest had written. */
+  captured(epoch: number, dirtyPages: number): void {
+    this.#open.push({ epoch, dirtyPages });
+    if (this.#open.length > OPEN_MAX) this.#open.shift();
+  }
+
+  /** QEMU has stopped the guest. */
+  stopped(atMs: number): void {
+    this.#stoppedMs = atMs;
+  }
+
+  /** QEMU has resumed the guest: that ends the pause of the oldest checkpoint without one. */
+  resumed(atMs: number): void {
+    const entry = this.#open.find((entry) => entry.pauseMs === undefined);
+    if (entry !== undefined && this.#stoppedMs !== undefined) {
+      this.#set(entry, { pauseMs: atMs - this.#stoppedMs });
+    }
+    this.#stoppedMs = undefined;
+  }
+
+  /** The checkpoint stays here, because there is no secondary. */
+  absorbed(epoch: number): void {
+    this.#update(epoch, { pages: NO_PAGES, wireBytes: 0, committed: true, replicated: false });
+  }
+
+  sent(epoch: number, pages: PageCounts, wireBytes: number): void {
+    this.#update(epoch, { pages, wireBytes, replicated: true });
+  }
+
+  committed(epoch: number): void {
+    this.#update(epoch, { committed: true });
+  }
+
+  #update(epoch: number, known: Partial<Entry>): void {
+    const entry = this.#open.find((entry) => entry.epoch === epoch);
+    if (entry !== undefined) this.#set(entry, known);
+  }
+
+  #set(entry: Entry, known: Partial<Entry>): void {
+    Object.assign(entry, known);
+    const { epoch, dirtyPages, pauseMs, pages, wireBytes, committed, replicated } = entry;
+    if (
+      pauseMs === undefined || pages === undefined || wireBytes === undefined || !committed ||
+      replicated === undefined
+    ) return;
+    this.#open.splice(this.#open.indexOf(entry), 1);
+    this.report({
+      event: "checkpoint",
+      atMs: Date.now(),
+      epoch,
+      pauseMs,
+      dirtyPages,
+      ramBytes: dirtyPages * PAGE_BYTES,
+      wireBytes,
+      pages,
+      replicated,
+    });
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * What is said to a QEMU over QMP to make it one side of a COLO pair, and to end that.
+ *
+ * @module
+ */
+
+import { QemuError } from "../errors.ts";
+import type { QmpClient } from "../qmp/mod.ts";
+import type { MigrationCapability } from "../qmp/mod.ts";
+
+/**
+ * QEMU asks for a checkpoint this soon after the last one, and then waits for our reply with its guest
+ * running: when to take it is ours to say, and it begins without a round trip over QMP.
+ */
+const REQUEST_AFTER_MS = 10;
+
+/** Bytes per second; QEMU's default would make the first copy crawl. */
+const BANDWIDTH_MAX = 10_000_000_000;
+
+/** How long a COLO secondary may take to run on its own. */
+const TAKEOVER_TIMEOUT_MS = 5000;
+
+async function setCapabilities(qmp: QmpClient, names: readonly string[]): Promise<void> {
+  await qmp.execute("migrate-set-capabilities", {
+    capabilities: names.map((capability) => ({
+      capability: capability as MigrationCapability,
+      state: true,
+    })),
+  });
+}
+
+/** Make a running QEMU the primary of whoever listens at `path`. Returns when the migration has begun. */
+export async function beginPrimary(
+  qmp: QmpClient,
+  capabilities: readonly string[],
+  path: string,
+): Promise<void> {
+  await setCapabilities(qmp, [...capabilities, "events"]);
+  await qmp.execute("migrate-set-parameters", {
+    "max-bandwidth": BANDWIDTH_MAX,
+    "x-checkpoint-delay": REQUEST_AFTER_MS,
+  });
+  await qmp.execute("migrate", { uri: `unix:${path}` });
+}
+
+/** Have a QEMU that was started with `-incoming defer` wait for a primary at `path`. */
+export async function beginSecondary(
+  qmp: QmpClient,
+  capabilities: readonly string[],
+  path: string,
+): Promise<void> {
+  await setCapabilities(qmp, [...capabilities, "events"]);
+  await qmp.execute("migrate-incoming", { uri: `unix:${path}` });
+}
+
+/**
+ * Let the guest of a primary go on without COLO, paused or not. Does nothing where COLO has ended
+ * already.
+ */
+export async function releasePrimary(qmp: QmpClient): Promise<void> {
+  const { status } = await qmp.execute("query-migrate");
+  if (status === "colo") await qmp.execute("x-colo-lost-heartbeat");
+  else if (status === "active" || status === "setup") await qmp.execute("migrate_cancel");
+}
+
+/**
+ * Make a secondary's VM run on its own.
+ *
+ * @returns When QEMU resumed it, in milliseconds since the epoch
+ * @throws {QemuError} when it does not run in time
+ */
+export async function takeOver(
+  qmp: QmpClient,
+  eventTimeMs: () => number | undefined,
+): Promise<number> {
+  await qmp.execute("x-colo-lost-heartbeat");
+  const deadline = performance.now() + TAKEOVER_TIMEOUT_MS;
+  while (performance.now() < deadline) {
+    const [colo, run] = await Promise.all([
+      qmp.execute("query-colo-status"),
+      qmp.execute("query-status"),
+    ]);
+    if (colo.mode === "none" && run.status === "running") return eventTimeMs() ?? Date.now();
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  throw new QemuError(
+    `Cannot take over: the secondary QEMU does not run after ${TAKEOVER_TIMEOUT_MS} ms`,
+  );
+}

@@ -1,0 +1,355 @@
+/**
+ * The primary's side at work: runs QEMU, captures its checkpoints, feeds the secondary. What to do is
+ * decided by {@linkcode PrimaryMachine}; here it is done.
+ *
+ * @module
+ */
+
+import { WasmKernels } from "../../wasm/mod.ts";
+import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
+import { requirePeer, type VmConfig } from "../config/mod.ts";
+import { LinkError, QemuError, QmpError, StreamError } from "../errors.ts";
+import { type PrimaryEffect, type PrimaryEvent, PrimaryMachine } from "../failover/primary.ts";
+import {
+  closePair,
+  connectPair,
+  type LinkAddress,
+  type LinkPair,
+  type Message,
+} from "../link/mod.ts";
+import { eventTimeMs } from "../qmp/mod.ts";
+import { ENGINE_VERSION } from "../version.ts";
+import type { Qemu } from "../vm/mod.ts";
+import { CapturePort } from "./capture_port.ts";
+import { CheckpointLog } from "./checkpoint_log.ts";
+import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
+import { ReplicaSender } from "./replica_sender.ts";
+import type { Reporter } from "./report.ts";
+import { startVm, type Vm } from "./start_vm.ts";
+
+/** What a primary needs. */
+export interface PrimaryHostOptions {
+  readonly config: VmConfig;
+  readonly qemu: Qemu;
+  /** A directory of this process's own, for sockets. */
+  readonly directory: string;
+  readonly report: Reporter;
+  /** Write all that the primary QEMU says to this file. */
+  readonly recordPath?: string | undefined;
+}
+
+/** How a primary ended. */
+export type PrimaryEnd = "guest-ended" | "qemu-lost" | "stopped";
+
+/** Between two attempts to reach the secondary. */
+const RECONNECT_MS = 200;
+
+/** Before a guest whose capture broke is captured anew. */
+const RECAPTURE_MS = 1000;
+
+/** How long the secondary may take to say that it took over. */
+const TAKEN_OVER_MS = 5000;
+
+/** A QEMU that dies breaks its stream a little before its exit is known. */
+const EXIT_NOTICE_MS = 200;
+
+/** Runs one VM as primary, until it ends. */
+export class PrimaryHost {
+  readonly #options: PrimaryHostOptions;
+  readonly #machine: PrimaryMachine;
+  readonly #port: CapturePort;
+  readonly #log: CheckpointLog;
+  readonly #peer: LinkAddress;
+  readonly #ended = Promise.withResolvers<PrimaryEnd>();
+  #vm: Vm | undefined;
+  #capture: Capture | undefined;
+  #link: LinkPair | undefined;
+  #sender: ReplicaSender | undefined;
+  /** What is being sent; settled before the loss of a link is acted upon. */
+  #sending: Promise<void> = Promise.resolve();
+  #seedBeganMs = 0;
+  #wakeTimer: ReturnType<typeof setTimeout> | undefined;
+  #shutDown = false;
+  #over = false;
+
+  constructor(options: PrimaryHostOptions) {
+    this.#options = options;
+    this.#peer = requirePeer(options.config);
+    const { periodMs, minIntervalMs } = options.config.replication;
+    this.#machine = new PrimaryMachine({ periodMs, minIntervalMs }, performance.now());
+    this.#port = new CapturePort(`${options.directory}/capture.sock`);
+    this.#log = new CheckpointLog(options.report);
+  }
+
+  /**
+   * Start the VM and keep it protected until it ends or {@linkcode stop} is called.
+   *
+   * @throws {QemuError} when QEMU cannot be started or cannot be made a primary; nothing is left running
+   */
+  async run(): Promise<PrimaryEnd> {
+    const { config, qemu, directory, report, recordPath } = this.#options;
+    if (recordPath !== undefined) await this.#port.record(recordPath);
+    try {
+      const vm = await startVm({ config, qemu, directory, incoming: false, report });
+      this.#vm = vm;
+      this.#watch(vm);
+      await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
+      this.#captureAgainAndAgain(vm);
+      this.#connectAgainAndAgain();
+      return await this.#ended.promise;
+    } finally {
+      await this.#close();
+    }
+  }
+
+  /** End the VM and, in good order, its secondary. */
+  async stop(reason: string): Promise<void> {
+    this.#step({ type: "guest-ended", reason });
+    await this.#link?.control.flush();
+    this.#ended.resolve("stopped");
+  }
+
+  /** Nothing more is to be started. */
+  get #done(): boolean {
+    return this.#over || this.#machine.phase === "ended";
+  }
+
+  #watch(vm: Vm): void {
+    vm.qmp.on("STOP", (event) => this.#log.stopped(eventTimeMs(event)));
+    vm.qmp.on("RESUME", (event) => this.#log.resumed(eventTimeMs(event)));
+    vm.qmp.on("SHUTDOWN", () => this.#shutDown = true);
+    vm.process.exited.then(async (exit) => {
+      if (this.#over) return;
+      const ordered = this.#shutDown && exit.code === 0;
+      const how = exit.signal === null ? `exit code ${exit.code}` : exit.signal;
+      if (ordered) this.#step({ type: "guest-ended", reason: "the guest was shut down" });
+      else this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${how}` });
+      await this.#link?.control.flush();
+      if (!ordered && this.#link !== undefined) await takenOver(this.#link);
+      this.#ended.resolve(ordered ? "guest-ended" : "qemu-lost");
+    });
+  }
+
+  /** Capture the guest; when that breaks, let it run and capture it anew. */
+  async #captureAgainAndAgain(vm: Vm): Promise<void> {
+    while (!this.#over) {
+      const reason = await this.#captureOnce(vm);
+      await new Promise((resolve) => setTimeout(resolve, EXIT_NOTICE_MS));
+      if (this.#done) return;
+      if (this.#link !== undefined) closePair(this.#link);
+      await this.#sending.catch(() => {});
+      this.#step({ type: "capture-lost", reason });
+      await new Promise((resolve) => setTimeout(resolve, RECAPTURE_MS));
+      const failure = await beginPrimary(vm.qmp, this.#options.qemu.capabilities, this.#port.path)
+        .then(() => undefined, (error: Error) => error);
+      if (failure !== undefined && !this.#done) {
+        this.#fail(failure);
+        return;
+      }
+    }
+  }
+
+  /** @returns Why it ended */
+  async #captureOnce(vm: Vm): Promise<string> {
+    const capture = new Capture(WasmKernels.create(), {
+      createKernels: () => WasmKernels.create(),
+    });
+    this.#capture = capture;
+    const coloStatus = vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", {
+      timeoutMs: Infinity,
+    });
+    coloStatus.catch(() => {});
+    try {
+      await this.#port.serve(capture, (event) => this.#captured(event, coloStatus));
+      return "the primary QEMU closed its stream";
+    } catch (error) {
+      if (error instanceof StreamError) return error.message;
+      if (this.#over) return "stopped";
+      if (
+        error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BadResource
+      ) {
+        return "the primary QEMU broke its stream";
+      }
+      throw error;
+    }
+  }
+
+  #captured(event: CaptureEvent, coloStatus: Promise<unknown>): void {
+    switch (event.type) {
+      case "initial":
+        this.#port.write([this.#capture!.accept()]);
+        coloStatus.then(() => this.#step({ type: "initial" }), () => {});
+        break;
+      case "request":
+        this.#step({ type: "request" });
+        break;
+      case "whole":
+        this.#log.captured(event.epoch, event.pages);
+        this.#step({ type: "whole", epoch: event.epoch });
+        break;
+    }
+  }
+
+  async #connectAgainAndAgain(): Promise<void> {
+    const { config, report } = this.#options;
+    let complaint = "";
+    while (!this.#over) {
+      try {
+        const link = await connectPair(this.#peer, {
+          vmName: config.vm.name,
+          memoryMiB: config.vm.memoryMiB,
+          engineVersion: ENGINE_VERSION,
+        });
+        complaint = "";
+        await this.#serve(link);
+      } catch (error) {
+        if (!(error instanceof LinkError)) throw error;
+        if (error.message !== complaint && !this.#over) {
+          complaint = error.message;
+          report({ event: "notice", atMs: Date.now(), text: `${error.message}; trying again` });
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
+    }
+  }
+
+  /** Work with one secondary, until it is lost. */
+  async #serve(link: LinkPair): Promise<void> {
+    this.#link = link;
+    let reason = "the link to the secondary broke";
+    try {
+      for await (const message of link.bulk.receive()) {
+        if (message.type === "replicaFailed") reason = message.reason;
+        else if (message.type === "replicaReady") await this.#begin(link);
+        else if (message.type === "committed" || message.type === "loaded") {
+          this.#answered(message.type, message.epoch);
+        }
+      }
+    } catch (error) {
+      if (!(error instanceof LinkError)) throw error;
+      reason = error.message;
+    } finally {
+      closePair(link);
+      await this.#sending.catch(() => {});
+      this.#link = undefined;
+      this.#sender = undefined;
+      if (!this.#over) this.#step({ type: "replica-lost", reason });
+    }
+  }
+
+  /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
+  async #begin(link: LinkPair): Promise<void> {
+    while (this.#machine.phase !== "alone") {
+      if (this.#done) return;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    this.#sender = new ReplicaSender(this.#capture!, link.bulk);
+    this.#seedBeganMs = performance.now();
+    this.#step({ type: "replica-ready" });
+  }
+
+  #answered(type: "committed" | "loaded", epoch: number): void {
+    const seeded = this.#machine.phase === "joining" && type === "loaded";
+    this.#step({ type, epoch });
+    if (type === "committed") this.#log.committed(epoch);
+    if (!seeded) return;
+    this.#options.report({
+      event: "seeded",
+      atMs: Date.now(),
+      durationMs: performance.now() - this.#seedBeganMs,
+      wireBytes: this.#link?.bulk.bytesSent ?? 0,
+    });
+  }
+
+  #step(event: PrimaryEvent): void {
+    for (const effect of this.#machine.step(event, performance.now())) this.#do(effect);
+  }
+
+  #do(effect: PrimaryEffect): void {
+    const capture = this.#capture!;
+    switch (effect.type) {
+      case "ready":
+        return this.#port.write([capture.ready()]);
+      case "reply":
+        return this.#port.write([capture.reply()]);
+      case "acknowledge":
+        return this.#port.write(capture.acknowledge());
+      case "absorb":
+        this.#log.absorbed(capture.epoch);
+        return capture.absorb();
+      case "send":
+        return this.#send((sender) => this.#sendDelta(sender, effect.epoch));
+      case "seed":
+        return this.#send((sender) => this.#seed(sender));
+      case "commit-seed":
+        return this.#send((sender) => sender.commit(effect.epoch));
+      case "clear-missing":
+        return capture.mirror.clearMissing();
+      case "release-guest":
+        this.#port.disconnect();
+        releasePrimary(this.#vm!.qmp).catch((error) => this.#fail(error));
+        return;
+      case "tell-primary-lost":
+        return this.#tell({ type: "primaryLost", reason: effect.reason });
+      case "tell-goodbye":
+        return this.#tell({ type: "goodbye", reason: effect.reason });
+      case "report": {
+        const { phase, reason } = effect;
+        return this.#options.report({ event: "primary", atMs: Date.now(), phase, reason });
+      }
+      case "wake":
+        clearTimeout(this.#wakeTimer);
+        this.#wakeTimer = setTimeout(
+          () => this.#step({ type: "tick" }),
+          Math.max(0, effect.atMs - performance.now()),
+        );
+    }
+  }
+
+  /** Queue work for the secondary behind what is being sent; a broken link ends it. */
+  #send(work: (sender: ReplicaSender) => Promise<void>): void {
+    const sender = this.#sender;
+    if (sender === undefined) return;
+    this.#sending = this.#sending.then(() => work(sender)).catch((error) => {
+      if (!(error instanceof LinkError)) throw error;
+      if (this.#link !== undefined) closePair(this.#link);
+    });
+    this.#sending.catch((error) => this.#fail(error));
+  }
+
+  async #sendDelta(sender: ReplicaSender, epoch: number): Promise<void> {
+    const before = sender.bulk.bytesSent;
+    const counts = await sender.delta(epoch);
+    this.#log.sent(epoch, counts, sender.bulk.bytesSent - before);
+  }
+
+  async #seed(sender: ReplicaSender): Promise<void> {
+    await sender.seed((missingPages) => this.#step({ type: "seed-pass", missingPages }));
+    this.#step({ type: "seed-sent", epoch: sender.capture.epoch });
+  }
+
+  #tell(message: Message): void {
+    // A link that broke says so on its own.
+    this.#link?.control.send(message).catch(() => {});
+  }
+
+  /** Something that must not happen, or a QEMU that does not obey: end, saying why. */
+  #fail(error: unknown): void {
+    if (this.#done) return;
+    if (error instanceof QmpError) this.#ended.reject(new QemuError(error.message));
+    else this.#ended.reject(error);
+  }
+
+  async #close(): Promise<void> {
+    this.#over = true;
+    clearTimeout(this.#wakeTimer);
+    if (this.#link !== undefined) closePair(this.#link);
+    this.#port.close();
+    await this.#vm?.stop();
+  }
+}
+
+/** Wait until the secondary says that it took over, or breaks off. */
+async function takenOver(link: LinkPair): Promise<void> {
+  await link.control.next(TAKEN_OVER_MS).catch(() => {});
+}

@@ -1,0 +1,112 @@
+/**
+ * What an engine tells its operator: one object an event, the same for people and for programs.
+ *
+ * Times are milliseconds since the epoch, with fractions.
+ *
+ * @module
+ */
+
+import type { PageCounts } from "../checkpoint/mirror.ts";
+import type { PrimaryPhase } from "../failover/primary.ts";
+import type { SecondaryPhase } from "../failover/secondary.ts";
+
+/** What happened. */
+export type Report =
+  | {
+    readonly event: "qemu-started";
+    readonly atMs: number;
+    readonly pid: number;
+    readonly version: string;
+    readonly accel: string;
+    readonly source: string;
+  }
+  | {
+    readonly event: "primary";
+    readonly atMs: number;
+    readonly phase: PrimaryPhase;
+    readonly reason: string;
+  }
+  | {
+    readonly event: "secondary";
+    readonly atMs: number;
+    readonly phase: SecondaryPhase;
+    readonly reason: string;
+  }
+  | {
+    readonly event: "seeded";
+    readonly atMs: number;
+    /** From the connection of the secondary until its VM was ready. */
+    readonly durationMs: number;
+    readonly wireBytes: number;
+  }
+  | CheckpointReport
+  | {
+    readonly event: "loaded";
+    readonly atMs: number;
+    readonly epoch: number;
+  }
+  | {
+    readonly event: "running";
+    /** When QEMU resumed the VM, by its own clock. */
+    readonly atMs: number;
+    readonly epoch: number;
+    readonly reason: string;
+  }
+  | { readonly event: "notice"; readonly atMs: number; readonly text: string };
+
+/** One checkpoint of the primary. */
+export interface CheckpointReport {
+  readonly event: "checkpoint";
+  readonly atMs: number;
+  readonly epoch: number;
+  /** From QEMU's STOP event to its RESUME event. */
+  readonly pauseMs: number;
+  /** Pages that the guest had written. */
+  readonly dirtyPages: number;
+  /** Those pages, in bytes. */
+  readonly ramBytes: number;
+  /** Bytes on the link; 0 without a secondary. */
+  readonly wireBytes: number;
+  /** How the pages were sent. */
+  readonly pages: PageCounts;
+  /** Whether a secondary holds it. */
+  readonly replicated: boolean;
+}
+
+/** Takes reports as they happen. */
+export type Reporter = (report: Report) => void;
+
+/** One line for a person. */
+export function formatReport(report: Report): string {
+  switch (report.event) {
+    case "qemu-started":
+      return `QEMU ${report.version} (${report.accel}, ${report.source}) runs as process ${report.pid}`;
+    case "primary":
+    case "secondary":
+      return `${report.event} is ${report.phase}: ${report.reason}`;
+    case "seeded":
+      return `seeded in ${report.durationMs.toFixed(0)} ms with ${formatBytes(report.wireBytes)}`;
+    case "checkpoint":
+      return `checkpoint ${report.epoch}: ${report.dirtyPages} pages, ` +
+        (report.replicated ? `${formatBytes(report.wireBytes)} sent` : "not replicated") +
+        `, paused ${report.pauseMs.toFixed(1)} ms`;
+    case "loaded":
+      return `checkpoint ${report.epoch} loaded`;
+    case "running":
+      return `the VM runs here from checkpoint ${report.epoch} on: ${report.reason}`;
+    case "notice":
+      return report.text;
+  }
+}
+
+/** Bytes for a person: `812 B`, `1.3 MB`. */
+export function formatBytes(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
