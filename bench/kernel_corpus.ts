@@ -91,7 +91,7 @@ function random(): Uint8Array<ArrayBuffer> {
  * Pages and what became of them.
  *
  * @param share Of the pages that change
- * @param changes Places in such a page that change, ten bytes each
+ * @param changes Places in such a page that change, ten bytes each; Infinity: all of it
  * @returns The contents before and after
  */
 export function changedPages(
@@ -106,11 +106,12 @@ export function changedPages(
   const after = before.slice();
   for (let page = 0; page < pages; page++) {
     if (next() / 2 ** 32 >= share) continue;
-    for (let change = 0; change < changes; change++) {
-      const at = page * 4096 + (changes >= 4096 ? change : next() % 4086);
-      for (let i = 0; i < 10 && at + i < (page + 1) * 4096; i++) {
-        after[at + i] = ~(after[at + i] ?? 0);
-      }
+    const content = after.subarray(page * 4096, (page + 1) * 4096);
+    const places = changes === Infinity
+      ? [{ at: 0, length: 4096 }]
+      : Array.from({ length: changes }, () => ({ at: next() % 4086, length: 10 }));
+    for (const { at, length } of places) {
+      for (let i = at; i < at + length; i++) content[i] = next() >>> 8;
     }
   }
   return [before, after];

@@ -3,9 +3,9 @@
  *
  * ```text
  *            seedBegin        commit(seed)             READY
- *  empty ------------> seeding --------> starting -------------> idle <----------------+
- *                                                                 | load               |
- *                                                      request -> asked -REPLY-> loading -LOADED
+ *  empty ------------> seeding --------> starting -------------> idle <------------------------+
+ *                                                                 | load                       |
+ *                                        preparing -prepared-> asked -REPLY-> loading -LOADED--+
  * ```
  *
  * QEMU is given a checkpoint only when the engine holds it as a whole. Checkpoints that wait while
@@ -32,11 +32,20 @@ export interface WholeCheckpoint {
 /** What to do for a replica, in this order. */
 export type ReplicaEffect =
   | { readonly type: "write"; readonly bytes: readonly Uint8Array[] }
+  /** Get QEMU ready for a load, then call {@linkcode LiveReplica.prepared}. */
+  | { readonly type: "prepare" }
   /** QEMU runs from this checkpoint. */
   | { readonly type: "loaded"; readonly epoch: number };
 
 /** How far a live replica is. */
-export type LiveReplicaState = "empty" | "seeding" | "starting" | "idle" | "asked" | "loading";
+export type LiveReplicaState =
+  | "empty"
+  | "seeding"
+  | "starting"
+  | "idle"
+  | "preparing"
+  | "asked"
+  | "loading";
 
 /** The engine's side of one secondary QEMU. */
 export class LiveReplica {
@@ -103,6 +112,13 @@ export class LiveReplica {
     return this.#next();
   }
 
+  /** QEMU is ready for the load that was announced. */
+  prepared(): ReplicaEffect[] {
+    this.#require("preparing");
+    this.#state = "asked";
+    return [{ type: "write", bytes: [write.coloMessage("checkpoint-request")] }];
+  }
+
   /**
    * QEMU has answered.
    *
@@ -140,8 +156,8 @@ export class LiveReplica {
 
   #next(): ReplicaEffect[] {
     if (this.#state !== "idle" || this.#waiting.length === 0) return [];
-    this.#state = "asked";
-    return [{ type: "write", bytes: [write.coloMessage("checkpoint-request")] }];
+    this.#state = "preparing";
+    return [{ type: "prepare" }];
   }
 
   #checkpoint({ chunks, deviceState }: WholeCheckpoint): ReplicaEffect {

@@ -49,6 +49,8 @@ export type SecondaryEvent =
   | { readonly type: "pages"; readonly chunk: Uint8Array }
   | { readonly type: "device-state"; readonly piece: Uint8Array }
   | { readonly type: "commit"; readonly epoch: number; readonly commit: CommitPayload }
+  /** QEMU has been prepared for a load. */
+  | { readonly type: "prepared" }
   /** Bytes from the secondary QEMU. */
   | { readonly type: "qemu-answer"; readonly bytes: Uint8Array }
   /** The primary QEMU is gone for certain. */
@@ -116,6 +118,10 @@ export class SecondaryMachine {
       case "device-state":
       case "commit":
         return this.#data(event);
+      case "prepared":
+        // The replica it was for may have been thrown away meanwhile.
+        if (this.#replica.state !== "preparing") return [];
+        return this.#replicaEffects(this.#replica.prepared());
       case "qemu-answer":
         return this.#replicaEffects(this.#replica.received(event.bytes));
       case "primary-lost":

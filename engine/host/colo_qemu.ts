@@ -54,6 +54,23 @@ export async function beginSecondary(
 }
 
 /**
+ * Have a secondary QEMU forget the code that it has translated, before RAM is loaded under it.
+ *
+ * Without KVM, QEMU runs translations of the guest's code, and it only notices that code has changed
+ * when the guest changes it. Since version 10.2 it forgets them on the way into the run state
+ * `restore-vm` alone, which a COLO load does not pass: a guest that had patched its code on the other
+ * side would run old instructions on new memory, and crash. `loadvm` of a snapshot that does not exist
+ * passes through that state and changes nothing else; COLO accepts the VM back only from `paused`.
+ */
+export async function forgetTranslations(qmp: QmpClient): Promise<void> {
+  await Promise.all([
+    qmp.executeRaw("human-monitor-command", { "command-line": "loadvm no-such-snapshot" }),
+    qmp.execute("cont"),
+    qmp.execute("stop"),
+  ]);
+}
+
+/**
  * Let the guest of a primary go on without COLO, paused or not. Does nothing where COLO has ended
  * already.
  */

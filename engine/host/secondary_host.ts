@@ -16,7 +16,7 @@ import { acceptPairs, closePair, type LinkPair, listenLink, type Message } from 
 import { eventTimeMs } from "../qmp/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import type { Qemu } from "../vm/mod.ts";
-import { beginSecondary, takeOver } from "./colo_qemu.ts";
+import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
 import { ReplicaPort } from "./replica_port.ts";
 import type { Reporter } from "./report.ts";
 import { startVm, type Vm } from "./start_vm.ts";
@@ -191,6 +191,9 @@ export class SecondaryHost {
     switch (effect.type) {
       case "write":
         return this.#port?.write(effect.bytes, () => this.#vm?.process.kill());
+      case "prepare":
+        this.#prepare().catch((error) => this.#fail(error));
+        return;
       case "tell-ready":
         return this.#tell({ type: "replicaReady" });
       case "tell-committed":
@@ -211,6 +214,15 @@ export class SecondaryHost {
         return this.#options.report({ event: "secondary", atMs: Date.now(), phase, reason });
       }
     }
+  }
+
+  async #prepare(): Promise<void> {
+    const vm = this.#vm!;
+    if (this.#options.qemu.accel === "tcg") {
+      // A QEMU that dies meanwhile is dealt with where its end is noticed.
+      await forgetTranslations(vm.qmp).catch(() => {});
+    }
+    if (this.#vm === vm) this.#guard(() => this.#step({ type: "prepared" }));
   }
 
   async #takeOver(reason: string): Promise<void> {

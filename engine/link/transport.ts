@@ -75,6 +75,8 @@ export class LinkConnection {
     try {
       while (true) {
         for (let frame; (frame = this.#arrived.shift()) !== undefined;) yield decodeMessage(frame);
+        // Wrong bytes behind the last frame end the connection now, not when the peer says more.
+        this.#decoder.push(buffer.subarray(0, 0));
         const count = await this.#read(buffer);
         if (count === null) return;
         this.bytesReceived += count;

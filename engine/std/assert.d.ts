@@ -37,7 +37,10 @@ export declare function assertThrows<E extends Error = Error>(
   msgIncludes?: string,
   msg?: string,
 ): E;
-export declare function assertRejects(fn: () => PromiseLike<unknown>, msg?: string): Promise<unknown>;
+export declare function assertRejects(
+  fn: () => PromiseLike<unknown>,
+  msg?: string,
+): Promise<unknown>;
 export declare function assertRejects<E extends Error = Error>(
   fn: () => PromiseLike<unknown>,
   errorClass: ErrorClass<E>,

@@ -35,10 +35,16 @@ export function concat(...parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer>
   return joined;
 }
 
-/** The content of a sample page: no two fills look alike, and no byte of it is constant. */
+/**
+ * The content of a sample page: no byte of it is constant. Fills 1 and 2 differ in a few bytes, as do
+ * 3 and 4 and so on; others differ everywhere.
+ */
 export function pageContent(fill: number): Uint8Array<ArrayBuffer> {
   const page = new Uint8Array(4096);
-  if (fill !== 0) page.forEach((_, at) => page[at] = (fill * 31 + at * (fill + 1)) & 0xff);
+  if (fill === 0) return page;
+  const pattern = Math.ceil(fill / 2);
+  page.forEach((_, at) => page[at] = (pattern * 31 + at * (pattern + 1)) & 0xff);
+  if (fill % 2 === 0) { for (const at of [0, 7, 8, 100, 2047, 2048, 4095]) page[at]! ^= 0xff; }
   return page;
 }
 

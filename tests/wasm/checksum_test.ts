@@ -27,6 +27,12 @@ Deno.test("xxh64 gives the known hashes", () => {
   }
 });
 
+Deno.test("xxh64 gives libxxhash's hash of a longer range", () => {
+  twin.reset();
+  twin.set(source, noise(1, 1000));
+  assertEquals(xxh64(source, 1000), "d6b7164b25227098");
+});
+
 Deno.test("xxh64 agrees with the reference at every length and alignment", () => {
   twin.reset();
   twin.set(source, noise(1, 200));

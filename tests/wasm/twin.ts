@@ -94,11 +94,13 @@ export class Twin {
     const ours = this.#wasm.bytes;
     const specified = this.#reference.bytes;
     assertEquals(ours.length, specified.length);
-    const same = new BigUint64Array(specified.buffer);
-    const index = new BigUint64Array(ours.buffer)
-      .findIndex((word, i) => word !== same[i] && i * 8 >= ARENA_START);
-    if (index < 0) return;
-    const at = index * 8;
+    const words = ours.length / 4;
+    const a = new Uint32Array(ours.buffer);
+    const b = new Uint32Array(specified.buffer);
+    let index = ARENA_START / 4;
+    while (index < words && a[index] === b[index]) index++;
+    if (index === words) return;
+    const at = index * 4;
     assertEquals(ours.slice(at, at + 8), specified.slice(at, at + 8), `memory at ${at} differs`);
   }
 }

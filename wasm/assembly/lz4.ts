@@ -6,30 +6,23 @@
  *                  3210 match length - 4, 15: more bytes follow
  *
  * The last sequence ends behind its literals; the last 5 bytes are literals, and no match begins in
- * the last 12.
+ * the last 12 (16 here, so that a wild move of literals stays inside the source).
  *
  * Both directions move 16 bytes at a time and let the last move run up to 15 bytes too far ("wild"),
  * as long as that stays inside the source and the target; near an end they move exactly.
+ *
+ * The same output, bytes and all, comes from wasm/reference/lz4.ts.
  */
 
-// @ts-ignore: decorator
-@inline
-const HASH_BITS: u32 = 13;
-// @ts-ignore: decorator
-@inline
-const TABLE_BYTES: usize = 2 << HASH_BITS;
 // @ts-ignore: decorator
 @inline
 const MATCH_MIN: usize = 4;
 // @ts-ignore: decorator
 @inline
-const MATCH_MARGIN: usize = 12;
+const MATCH_MARGIN: usize = 16;
 // @ts-ignore: decorator
 @inline
 const LAST_LITERALS: usize = 5;
-// @ts-ignore: decorator
-@inline
-const TRIES_PER_STEP: usize = 64;
 
 /** Copy in steps of 16; up to 15 bytes behind both ranges are touched too. */
 // @ts-ignore: decorator
@@ -46,6 +39,21 @@ function wildCopy(to: usize, from: usize, length: usize): void {
 
 // ---------------------------------------------------------------------------------- compression
 
+// @ts-ignore: decorator
+@inline
+const HASH_BITS: u32 = 13;
+// @ts-ignore: decorator
+@inline
+const TABLE_BYTES: usize = 2 << HASH_BITS;
+/** After this many misses in a row the search makes steps of 2. */
+// @ts-ignore: decorator
+@inline
+const FIRST_TRIES: usize = 64;
+/** After this many more it makes steps of 3, and so on. */
+// @ts-ignore: decorator
+@inline
+const TRIES_PER_STEP: usize = 32;
+
 /**
  * Low 16 bits of the last address with each hash. A match lies at most 65535 bytes back, so the rest
  * follows from the current address: an old entry turns into some other earlier address, which the
@@ -56,7 +64,7 @@ function wildCopy(to: usize, from: usize, length: usize): void {
  *
  * A fresh entry means the source's first byte, so that no entry lies before the source.
  */
-const table: usize = memory.data(2 << 13, 16);
+const table: usize = memory.data(16384, 16);
 
 // @ts-ignore: decorator
 @inline
@@ -71,85 +79,92 @@ function clearTable(source: usize): void {
 }
 
 /**
- * Enter the address in the table, and return the one that was there: an address before it, or the
- * address itself. `bytes` are those from the address on.
+ * Enter the address in the table, and return the one that was there: an earlier one, or the address
+ * itself when that was a multiple of 64 KiB before it. The hash is of the lowest five of `bytes`:
+ *
+ *   bytes << 24      4 3 2 1 0 . . .        times an odd constant,
+ *   product          hhhhhhhhhhhhh.......   its upper 13 bits, and times 2 for entries of 2 bytes
  */
 // @ts-ignore: decorator
 @inline
 function exchange(at: usize, bytes: u64): usize {
-  const entry = slot(bytes);
+  const hash = ((bytes << 24) * 0x9e3779b185ebca87) >>> (63 - HASH_BITS);
+  const entry = usize(hash) & (TABLE_BYTES - 2);
   const from = at - ((at - usize(load<u16>(entry, table))) & 0xffff);
   store<u16>(entry, at, table);
   return from;
 }
 
-/** Where the hash of four bytes has its entry: 13 bits, times two. */
 // @ts-ignore: decorator
 @inline
-function slot(sequence: u64): usize {
-  return usize(((sequence << 24) * 0x9e3779b185ebca87) >>> (63 - HASH_BITS)) & (TABLE_BYTES - 2);
+function startsMatch(from: usize, bytes: u64): bool {
+  return load<u32>(from) == u32(bytes);
 }
 
-
+/** Where a match is (low half), and what it repeats (high half). */
 // @ts-ignore: decorator
 @inline
-function found(at: usize, from: usize): u64 {
+function pair(at: usize, from: usize): u64 {
   return u64(at) | (u64(from) << 32);
 }
 
-/** Find the first address from `at` on that has a match; at, and from where (<< 32). */
+/**
+ * Find the first match from `at` on, or return an address behind `lastStart`.
+ *
+ * Each memory access costs a bounds check where the runtime makes no use of guard pages, so four
+ * tries share one load as long as the step is 1.
+ */
 // @ts-ignore: decorator
 @inline
 function findMatch(at: usize, lastStart: usize): u64 {
   let step: usize = 1;
-  let limit = at + TRIES_PER_STEP;
-  let from: usize = 0;
+  let limit = at + FIRST_TRIES;
+  let from: usize;
+  let bytes: u64;
   if (limit <= lastStart) {
-    // Four tries from one load.
     do {
-      const bytes = load<u64>(at);
+      bytes = load<u64>(at);
       from = exchange(at, bytes);
-      if (load<u32>(from) == u32(bytes)) return found(at, from);
+      if (startsMatch(from, bytes)) return pair(at, from);
       at++;
       from = exchange(at, bytes >>> 8);
-      if (load<u32>(from) == u32(bytes >>> 8)) return found(at, from);
+      if (startsMatch(from, bytes >>> 8)) return pair(at, from);
       at++;
       from = exchange(at, bytes >>> 16);
-      if (load<u32>(from) == u32(bytes >>> 16)) return found(at, from);
+      if (startsMatch(from, bytes >>> 16)) return pair(at, from);
       at++;
       from = exchange(at, bytes >>> 24);
-      if (load<u32>(from) == u32(bytes >>> 24)) return found(at, from);
+      if (startsMatch(from, bytes >>> 24)) return pair(at, from);
       at++;
     } while (at < limit);
     step = 2;
+    limit = at + TRIES_PER_STEP * step;
   }
-  limit = at + TRIES_PER_STEP * step;
   while (limit <= lastStart) {
     do {
-      let bytes = load<u64>(at);
+      bytes = load<u64>(at);
       from = exchange(at, bytes);
-      if (load<u32>(from) == u32(bytes)) return found(at, from);
+      if (startsMatch(from, bytes)) return pair(at, from);
       at += step;
       bytes = load<u64>(at);
       from = exchange(at, bytes);
-      if (load<u32>(from) == u32(bytes)) return found(at, from);
+      if (startsMatch(from, bytes)) return pair(at, from);
       at += step;
     } while (at < limit);
     step++;
     limit = at + TRIES_PER_STEP * step;
   }
-  while (at <= lastStart) {
-    const bytes = load<u64>(at);
+  for (; at <= lastStart; at += step) {
+    bytes = load<u64>(at);
     from = exchange(at, bytes);
-    if (load<u32>(from) == u32(bytes)) return found(at, from);
-    at += step;
+    if (startsMatch(from, bytes)) return pair(at, from);
   }
   return at;
 }
 
 /**
  * How many bytes from `at` on equal those from `from` on, up to `end`. Most matches end within the
- * first eight bytes, which are compared before the loop.
+ * first eight, which are compared before the loop.
  */
 // @ts-ignore: decorator
 @inline
@@ -183,11 +198,65 @@ function writeLength(to: usize, rest: usize): usize {
   return to + 1;
 }
 
-/** Bytes of a length that does not fit into the token. */
+/** Bytes of a length that do not fit into the token. */
 // @ts-ignore: decorator
 @inline
 function lengthBytes(length: usize): usize {
   return length < 15 ? 0 : 1 + (length - 15) / 255;
+}
+
+/** Write a sequence where there is room for wild moves; returns the address behind it. */
+// @ts-ignore: decorator
+@inline
+function writeSequenceWild(
+  to: usize,
+  anchor: usize,
+  literals: usize,
+  offset: usize,
+  code: usize,
+): usize {
+  const tokenAt = to++;
+  let token: usize;
+  if (literals < 15) {
+    token = literals << 4;
+    v128.store(to, v128.load(anchor));
+  } else {
+    token = 0xf0;
+    to = writeLength(to, literals - 15);
+    wildCopy(to, anchor, literals);
+  }
+  to += literals;
+  store<u16>(to, offset);
+  to += 2;
+  if (code < 15) {
+    token |= code;
+  } else {
+    token |= 15;
+    to = writeLength(to, code - 15);
+  }
+  store<u8>(tokenAt, token);
+  return to;
+}
+
+/** Write a sequence where there is just the room it needs; returns the address behind it. */
+function writeSequence(
+  to: usize,
+  anchor: usize,
+  literals: usize,
+  offset: usize,
+  code: usize,
+): usize {
+  to = writeLiterals(to, anchor, literals, min<usize>(code, 15));
+  store<u16>(to, offset);
+  return code < 15 ? to + 2 : writeLength(to + 2, code - 15);
+}
+
+/** Write the token and the literals; returns the address behind them. */
+function writeLiterals(to: usize, anchor: usize, literals: usize, matchNibble: usize): usize {
+  store<u8>(to++, (min<usize>(literals, 15) << 4) | matchNibble);
+  if (literals >= 15) to = writeLength(to, literals - 15);
+  memory.copy(to, anchor, literals);
+  return to + literals;
 }
 
 export function lz4Compress(
@@ -212,6 +281,7 @@ export function lz4Compress(
       let from = usize(match >>> 32);
       const offset = at - from;
       if (offset == 0) {
+        // An entry a multiple of 64 KiB old: out of reach.
         at++;
         continue;
       }
@@ -223,48 +293,19 @@ export function lz4Compress(
       const literals = at - anchor;
       const code = end - at - MATCH_MIN;
       const room = targetEnd - to;
-      if (literals + ((literals + code) >>> 7) + 32 <= room && at + 16 <= sourceEnd) {
-        const token = to++;
-        let value: usize;
-        if (literals < 15) {
-          value = literals << 4;
-          v128.store(to, v128.load(anchor));
-        } else {
-          value = 0xf0;
-          to = writeLength(to, literals - 15);
-          wildCopy(to, anchor, literals);
-        }
-        to += literals;
-        store<u16>(to, offset);
-        to += 2;
-        if (code < 15) {
-          value |= code;
-        } else {
-          value |= 15;
-          to = writeLength(to, code - 15);
-        }
-        store<u8>(token, value);
+      // Token, offset, the first byte of either length and a wild move take less than 32.
+      if (literals + ((literals + code) >>> 7) + 32 <= room) {
+        to = writeSequenceWild(to, anchor, literals, offset, code);
       } else {
-        const size = literals + lengthBytes(literals) + lengthBytes(code) + 3;
-        if (size > room) return -1;
-        store<u8>(to++, (min<usize>(literals, 15) << 4) | min<usize>(code, 15));
-        if (literals >= 15) to = writeLength(to, literals - 15);
-        memory.copy(to, anchor, literals);
-        to += literals;
-        store<u16>(to, offset);
-        to += 2;
-        if (code >= 15) to = writeLength(to, code - 15);
+        if (literals + lengthBytes(literals) + lengthBytes(code) + 3 > room) return -1;
+        to = writeSequence(to, anchor, literals, offset, code);
       }
       anchor = at = end;
-      if (at > lastStart) break;
     }
   }
   const literals = sourceEnd - anchor;
   if (1 + lengthBytes(literals) + literals > targetEnd - to) return -1;
-  store<u8>(to++, min<usize>(literals, 15) << 4);
-  if (literals >= 15) to = writeLength(to, literals - 15);
-  memory.copy(to, anchor, literals);
-  return i32(to + literals - target);
+  return i32(writeLiterals(to, anchor, literals, 0) - target);
 }
 
 // -------------------------------------------------------------------------------- decompression

@@ -70,3 +70,41 @@ export function isEqual(a: usize, b: usize, length: usize): i32 {
 export function copy(target: usize, source: usize, length: usize): void {
   memory.copy(target, source, length);
 }
+
+/**
+ * Copy a run that is mostly short: memory.copy is a call into the runtime. Everything is loaded before
+ * anything is stored, so the ranges may overlap.
+ *
+ *   8..15 bytes    | first 8        |
+ *                       | last 8         |      the moves overlap in the middle
+ */
+// @ts-ignore: decorator
+@inline
+export function copyRun(to: usize, from: usize, length: usize): void {
+  if (length < 4) {
+    if (length == 0) return;
+    const first = load<u8>(from);
+    const middle = load<u8>(from + (length >>> 1));
+    const last = load<u8>(from + length - 1);
+    store<u8>(to, first);
+    store<u8>(to + (length >>> 1), middle);
+    store<u8>(to + length - 1, last);
+  } else if (length < 8) {
+    const first = load<u32>(from);
+    const last = load<u32>(from + length - 4);
+    store<u32>(to, first);
+    store<u32>(to + length - 4, last);
+  } else if (length < 16) {
+    const first = load<u64>(from);
+    const last = load<u64>(from + length - 8);
+    store<u64>(to, first);
+    store<u64>(to + length - 8, last);
+  } else if (length < 32) {
+    const first = v128.load(from);
+    const last = v128.load(from + length - 16);
+    v128.store(to, first);
+    v128.store(to + length - 16, last);
+  } else {
+    memory.copy(to, from, length);
+  }
+}

@@ -6,7 +6,7 @@
  * Runs are as long as they can be; numbers have one or two bytes (14 bits).
  */
 
-import { differs64 } from "./page";
+import { copyRun, differs64 } from "./page";
 
 /**
  * The first position from `at` on where the ranges differ; `length` when they do not.
@@ -69,7 +69,7 @@ export function xbzrleEncode(
     if (size > end - to) return -1;
     to += writeUleb128(to, zeroRun);
     to += writeUleb128(to, nonZeroRun);
-    memory.copy(to, after + changed, nonZeroRun);
+    copyRun(to, after + changed, nonZeroRun);
     to += nonZeroRun;
     at = agreed;
     changed = nextDifference(before, after, at, length);
@@ -106,7 +106,7 @@ export function xbzrleDecode(
     covered += zeroRun;
     if (nonZeroRun == 0 || nonZeroRun > end - at) return -1;
     if (covered > length || nonZeroRun > length - covered) return -1;
-    memory.copy(target + covered, at, nonZeroRun);
+    copyRun(target + covered, at, nonZeroRun);
     covered += nonZeroRun;
     at += nonZeroRun;
   }

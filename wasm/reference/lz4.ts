@@ -9,8 +9,9 @@
  *   begins in the last 12.
  * ```
  *
- * Both kernel sets find the same matches, so the compressed bytes are equal too: one table of 8192
- * positions, hashed by the next four bytes; the step grows by one after every 64 misses.
+ * Both kernel sets find the same matches, so the compressed bytes are equal too: a table of 8192
+ * positions by the hash of five bytes, into which go the positions that are tried. The search takes
+ * every position at first and steps of 2, 3... the longer it finds nothing.
  *
  * @module
  */
@@ -18,13 +19,16 @@
 import { byteAt, readU32 } from "./memory.ts";
 
 const MATCH_MIN = 4;
-/** No match begins closer than this to the end of the source. */
-const MATCH_MARGIN = 12;
+/** No match begins closer than this to the end of the source (the format wants 12). */
+const MATCH_MARGIN = 16;
 /** The last bytes of the source are literals. */
 const LAST_LITERALS = 5;
 const OFFSET_MAX = 0xffff;
 const HASH_BITS = 13;
-const MISSES_PER_STEP_LOG = 6;
+const HASH_FACTOR = 0x9e3779b185ebca87n;
+/** Misses in a row before the step is 2, and how many more before each further one. */
+const FIRST_TRIES = 64;
+const TRIES_PER_STEP = 32;
 
 /** Returns bytes written, or -1 when `capacity` is too small. */
 export function lz4Compress(
@@ -38,13 +42,11 @@ export function lz4Compress(
   const compressed: number[] = [];
   const finder = new MatchFinder(block);
   let anchor = 0;
-  let at = 1;
-  for (;;) {
-    const match = finder.find(at, anchor);
-    if (match === undefined) break;
+  let match = finder.find(1, anchor);
+  while (match !== undefined) {
     writeSequence(compressed, block.subarray(anchor, match.at), match);
-    anchor = at = match.at + match.length;
-    finder.remember(at - 2);
+    anchor = match.at + match.length;
+    match = finder.find(anchor, anchor);
   }
   writeSequence(compressed, block.subarray(anchor), undefined);
   if (compressed.length > capacity) return -1;
@@ -71,20 +73,33 @@ class MatchFinder {
 
   /** Find the first match at or behind `from`; it may reach back as far as `anchor`. */
   find(from: number, anchor: number): Match | undefined {
-    let misses = 1 << MISSES_PER_STEP_LOG;
-    for (let at = from; at <= this.#lastStart; at += misses++ >> MISSES_PER_STEP_LOG) {
-      const candidate = this.remember(at);
+    let step = 1;
+    let triesLeft = FIRST_TRIES;
+    let at = from;
+    while (at <= this.#lastStart) {
+      const candidate = this.#exchange(at);
       if (candidate < at && readU32(this.#block, candidate) === readU32(this.#block, at)) {
         return this.#extend(at, candidate, anchor);
+      }
+      if (candidate === at) {
+        // The entry is a multiple of 64 KiB old and out of reach: begin anew behind it.
+        step = 1;
+        triesLeft = FIRST_TRIES + 1;
+      }
+      at += step;
+      if (--triesLeft === 0) {
+        step++;
+        triesLeft = TRIES_PER_STEP;
       }
     }
     return undefined;
   }
 
   /** Enter a position in the table, and return the one that was there. */
-  remember(at: number): number {
-    if (at > this.#lastStart) return at;
-    const hash = Math.imul(readU32(this.#block, at), 2654435761) >>> (32 - HASH_BITS);
+  #exchange(at: number): number {
+    const five = BigInt(readU32(this.#block, at)) | BigInt(byteAt(this.#block, at + 4)) << 32n;
+    const product = BigInt.asUintN(64, (five << 24n) * HASH_FACTOR);
+    const hash = Number(product >> BigInt(64 - HASH_BITS));
     const distance = (at - (this.#table[hash] ?? 0)) & OFFSET_MAX;
     this.#table[hash] = at;
     return at - distance;

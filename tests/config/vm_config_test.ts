@@ -1,0 +1,214 @@
+import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
+import fc from "fast-check";
+import {
+  formatVmConfig,
+  parseVmConfig,
+  requireListen,
+  requirePeer,
+  type VmConfig,
+} from "../../engine/config/mod.ts";
+import { ConfigError } from "../../engine/errors.ts";
+import type { LinkAddress } from "../../engine/link/address.ts";
+
+const PATH = "/srv/web1/vm.toml";
+const SMALLEST = '[vm]\nname = "web1"\nmemory = 256\nkernel = "vmlinuz"\n';
+
+/** Texts as a command line can hold them: without control characters. */
+const line = fc.string({ unit: "grapheme", minLength: 1, maxLength: 40 })
+  // deno-lint-ignore no-control-regex -- those are what is left out
+  .filter((text) => !/[\x00-\x1f\x7f]/.test(text) && text.isWellFormed());
+const file = line.map((text) => `/${text.replaceAll(/[/.]/g, "_")}`);
+const address: fc.Arbitrary<LinkAddress> = fc.oneof(
+  fc.record({
+    transport: fc.constant("tcp" as const),
+    hostname: fc.constantFrom("127.0.0.1", "127.8.0.9", "::1"),
+    port: fc.integer({ min: 1, max: 65535 }),
+  }),
+  fc.record({ transport: fc.constant("unix" as const), path: file }),
+);
+const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
+const mac = fc.array(fc.nat(255), { minLength: 5, maxLength: 5 })
+  .map((bytes) => [0x52, ...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(":"));
+
+const config: fc.Arbitrary<VmConfig> = fc.record({
+  path: fc.constant(PATH),
+  vm: fc.record({
+    name: fc.stringMatching(/^[a-zA-Z0-9_.-]{1,63}$/),
+    machine: fc.constantFrom("pc", "q35", "pc-i440fx-11.1", "pc-q35-7.2"),
+    memoryMiB: fc.integer({ min: 16, max: 1024 * 1024 }),
+    cpus: fc.integer({ min: 1, max: 255 }),
+    accel: maybe(fc.constantFrom("tcg" as const, "kvm" as const)),
+    kernel: file,
+    initrd: maybe(file),
+    append: maybe(line),
+    console: maybe(file),
+    extraArgs: fc.array(line, { maxLength: 4 }),
+    disks: fc.array(
+      fc.record({ path: file, format: fc.constantFrom("raw" as const, "qcow2" as const) }),
+      { maxLength: 3 },
+    ),
+    nics: fc.array(
+      fc.record({
+        mac,
+        netdev: fc.constantFrom("user", "user,hostfwd=tcp:127.0.0.1:8080-:80", "tap,ifname=tap0"),
+        model: fc.constantFrom("virtio-net-pci", "e1000"),
+        vnetHdr: fc.boolean(),
+      }),
+      { maxLength: 3 },
+    ),
+  }),
+  replication: fc.record({
+    mode: fc.constant("colo" as const),
+    periodMs: fc.integer({ min: 50, max: 600_000 }),
+    minIntervalMs: fc.integer({ min: 1, max: 50 }),
+    peer: maybe(address),
+    listen: maybe(address),
+  }),
+  qemuPath: maybe(file),
+});
+
+Deno.test("formatVmConfig writes what parseVmConfig reads", () => {
+  fc.assert(
+    fc.property(config, (config) => {
+      assertEquals(parseVmConfig(formatVmConfig(config), PATH), config);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("parseVmConfig fills in the defaults", () => {
+  const { vm, replication, qemuPath } = parseVmConfig(SMALLEST, PATH);
+  assertEquals([vm.machine, vm.cpus, vm.accel], ["pc", 1, undefined]);
+  assertEquals([vm.disks, vm.nics, vm.extraArgs], [[], [], []]);
+  assertEquals(replication, {
+    mode: "colo",
+    periodMs: 500,
+    minIntervalMs: 50,
+    peer: undefined,
+    listen: undefined,
+  });
+  assertEquals(qemuPath, undefined);
+});
+
+Deno.test("parseVmConfig reads the example of its documentation", async () => {
+  const module = new URL("../../engine/config/vm_config.ts", import.meta.url);
+  const source = await Deno.readTextFile(module);
+  const example = /```toml\n([\s\S]*?)```/.exec(source)?.[1]?.replaceAll(/^ \* ?/gm, "");
+  assert(example !== undefined);
+  const { vm, replication, qemuPath } = parseVmConfig(example, PATH);
+  assertEquals([vm.name, vm.memoryMiB, vm.cpus], ["web1", 2048, 2]);
+  assertEquals(vm.disks, [{ path: "/srv/web1/web1.qcow2", format: "qcow2" }]);
+  assertEquals(vm.nics.length, 1);
+  assertEquals(replication.peer, { transport: "tcp", hostname: "127.0.0.1", port: 7700 });
+  assertEquals(replication.listen, replication.peer);
+  assertEquals(qemuPath, "/opt/qemu/bin/qemu-system-x86_64");
+});
+
+Deno.test("parseVmConfig takes memory as a number and with a unit", () => {
+  for (const [text, memoryMiB] of [["256", 256], ['"512MiB"', 512], ['"6GiB"', 6144]] as const) {
+    assertEquals(parseVmConfig(SMALLEST.replace("256", text), PATH).vm.memoryMiB, memoryMiB);
+  }
+});
+
+Deno.test("parseVmConfig takes relative paths from the file's directory", () => {
+  const { vm, qemuPath } = parseVmConfig(
+    '[vm]\nname = "a"\nmemory = 64\nkernel = "/boot/vmlinuz"\nconsole = "../log/console"\n' +
+      '[[vm.disks]]\npath = "./disk"\nformat = "raw"\n[qemu]\npath = "bin/qemu"\n',
+    PATH,
+  );
+  assertEquals(vm.kernel, "/boot/vmlinuz");
+  assertEquals(vm.console, "/srv/log/console");
+  assertEquals(vm.disks[0]?.path, "/srv/web1/disk");
+  assertEquals(qemuPath, "/srv/web1/bin/qemu");
+});
+
+const MEMORY = 'but must be 16 to 1048576 MiB, such as 512 or "2GiB"';
+const WRONG_ADDRESS = "replication.peer is wrong: Cannot use address";
+const nic = (rest: string) => `${SMALLEST}[[vm.nics]]\n${rest}\n`;
+
+/** What follows "Cannot use /srv/web1/vm.toml: " for each wrong text. */
+const REFUSED: Readonly<Record<string, string>> = {
+  "": "vm.name is missing",
+  "vm = 1": "vm must be a table: [vm]",
+  '[vm]\nname = "a b"\nmemory = 64':
+    'vm.name is "a b", but must be 1 to 63 letters, digits, _ . or -',
+  '[vm]\nname = "a"': "vm.memory is missing",
+  [SMALLEST.replace("256", "8")]: `vm.memory is 8, ${MEMORY}`,
+  [SMALLEST.replace("256", "256.5")]: `vm.memory is 256.5, ${MEMORY}`,
+  [SMALLEST.replace("256", '"6GB"')]: `vm.memory is "6GB", ${MEMORY}`,
+  [SMALLEST.replace("256", '"2000GiB"')]: `vm.memory is "2000GiB", ${MEMORY}`,
+  [`${SMALLEST}kernal = "a"`]: "vm.kernal is not known: did you mean kernel",
+  [`${SMALLEST}[replication]\nintervall = 5`]: "replication.intervall is not known " +
+    "(known: mode, period, minInterval, peer, listen)",
+  [`${SMALLEST}cpus = 0`]: "vm.cpus is 0, but must be a whole number from 1 to 255",
+  [`${SMALLEST}cpus = "two"`]: 'vm.cpus is "two", but must be a whole number from 1 to 255',
+  [`${SMALLEST}accel = "hvf"`]: 'vm.accel is "hvf", but must be tcg or kvm',
+  [`${SMALLEST}console = ""`]: "vm.console must be a text",
+  [`${SMALLEST}extraArgs = "-S"`]: "vm.extraArgs must be a list of texts",
+  [`${SMALLEST}extraArgs = [1]`]: "vm.extraArgs must be a list of texts",
+  [SMALLEST.replace("kernel", "initrd")]: "vm.initrd needs vm.kernel as well",
+  [SMALLEST.replace("kernel", "append")]: "vm.append needs vm.kernel as well",
+  [SMALLEST.replace('kernel = "vmlinuz"', 'extraArgs = ["-cdrom", "a.iso"]')]:
+    "vm.kernel is missing: give vm.kernel or [[vm.disks]]",
+  [`${SMALLEST}[vm.disks]\npath = "a"`]: "vm.disks must be tables: [[vm.disks]]",
+  [`${SMALLEST}[[vm.disks]]\nformat = "raw"`]: "vm.disks[0].path is missing",
+  [`${SMALLEST}[[vm.disks]]\npath = "a"\nformat = "vmdk"`]:
+    'vm.disks[0].format is "vmdk", but must be raw or qcow2',
+  [nic('netdev = "user"')]: "vm.nics[0].mac is missing",
+  [nic('mac = "52:54:00"\nnetdev = "user"')]:
+    'vm.nics[0].mac is "52:54:00", but must be six bytes such as 52:54:00:12:34:56',
+  [nic('mac = "52:54:00:12:34:56"')]: "vm.nics[0].netdev is missing",
+  [nic('mac = "52:54:00:12:34:56"\nnetdev = "user"\nvnetHdr = "on"')]:
+    'vm.nics[0].vnetHdr is "on", but must be true or false',
+  [`${SMALLEST}[replication]\nmode = "remus"`]: 'replication.mode is "remus", but must be colo',
+  [`${SMALLEST}[replication]\nperiod = 5`]:
+    "replication.period is 5, but must be a whole number from 10 to 600000",
+  [`${SMALLEST}[replication]\npeer = 7700`]: "replication.peer must be a text",
+  [`${SMALLEST}[replication]\npeer = "7700"`]:
+    `${WRONG_ADDRESS} "7700": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path`,
+  [`${SMALLEST}[replication]\npeer = "10.0.0.2:7700"`]:
+    `${WRONG_ADDRESS} "10.0.0.2:7700": the link is not encrypted yet, so only loopback ` +
+    "addresses (127.0.0.1, [::1]) and unix sockets are taken",
+};
+
+for (const [text, detail] of Object.entries(REFUSED)) {
+  const shown = JSON.stringify(text.replace(SMALLEST, "... ")).slice(0, 70);
+  Deno.test(`parseVmConfig refuses ${shown}`, () => {
+    const { message } = assertThrows(() => parseVmConfig(text, PATH), ConfigError);
+    assertEquals(message, `Cannot use ${PATH}: ${detail}`);
+  });
+}
+
+Deno.test("parseVmConfig says in one line where a text is no TOML", () => {
+  const { message } = assertThrows(() => parseVmConfig("[vm]\nname = \n", PATH), ConfigError);
+  assert(message.startsWith(`Cannot read ${PATH}: it is no TOML: Parse error on line`), message);
+  assert(!message.includes("\n"));
+});
+
+Deno.test("parseVmConfig gives a config or a ConfigError for any text", () => {
+  const key = fc.constantFrom("name", "memory", "kernel", "cpus", "disks", "nics", "x", '"\\n"');
+  const value = fc.constantFrom('"a"', "1", "-1", "nan", "[]", "[[]]", "{}", "[{}]", "true", '""');
+  const entry = fc.tuple(key, value).map(([key, value]) => `${key} = ${value}`);
+  const header = fc.constantFrom("[vm]", "[[vm]]", "[[vm.nics]]", "[vm.disks]", "[replication]");
+  const text = fc.array(fc.oneof(entry, header, fc.string({ maxLength: 8 })), { maxLength: 12 });
+  fc.assert(
+    fc.property(text, (lines) => {
+      try {
+        parseVmConfig(lines.join("\n"), PATH);
+      } catch (error) {
+        assert(error instanceof ConfigError, String(error));
+      }
+    }),
+    { numRuns: 1000 },
+  );
+});
+
+Deno.test("requirePeer and requireListen give the address, or name the missing key", () => {
+  const text = `${SMALLEST}[replication]\npeer = "[::1]:1"\nlisten = "unix:/run/a"`;
+  const config = parseVmConfig(text, PATH);
+  assertEquals(requirePeer(config), { transport: "tcp", hostname: "::1", port: 1 });
+  assertEquals(requireListen(config), { transport: "unix", path: "/run/a" });
+  const bare = parseVmConfig(SMALLEST, PATH);
+  assertThrows(() => requirePeer(bare), ConfigError, `${PATH}: replication.peer is missing`);
+  assertThrows(() => requireListen(bare), ConfigError, `${PATH}: replication.listen is missing`);
+});

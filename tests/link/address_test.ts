@@ -1,0 +1,31 @@
+import { assertEquals, assertThrows } from "@std/assert/mod.js";
+import { ConfigError } from "../../engine/errors.ts";
+import { formatAddress, parseAddress } from "../../engine/link/address.ts";
+
+Deno.test("parseAddress reads what formatAddress writes", () => {
+  for (const text of ["127.0.0.1:7700", "127.1.2.3:1", "[::1]:65535", "unix:/run/a b:1.sock"]) {
+    assertEquals(formatAddress(parseAddress(text)), text);
+  }
+  assertEquals(parseAddress("[::1]:7700"), { transport: "tcp", hostname: "::1", port: 7700 });
+  assertEquals(parseAddress("unix:/run/a"), { transport: "unix", path: "/run/a" });
+});
+
+Deno.test("parseAddress refuses what is no address", () => {
+  const bad = ["", "7700", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:7700"];
+  for (const text of [...bad, "127.0.0.1:7700x", "[::1]7700", "[::1:7700", " :1"]) {
+    assertThrows(
+      () => parseAddress(text),
+      ConfigError,
+      `Cannot use address "${text}": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path`,
+    );
+  }
+  assertThrows(() => parseAddress("unix:"), ConfigError, "the path is missing");
+});
+
+Deno.test("parseAddress refuses addresses of other machines, as the link is not encrypted", () => {
+  for (
+    const text of ["10.0.0.2:7700", "0.0.0.0:7700", "[::]:7700", "[fe80::1]:1", "example.org:1"]
+  ) {
+    assertThrows(() => parseAddress(text), ConfigError, "the link is not encrypted yet");
+  }
+});

@@ -1,0 +1,177 @@
+import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/assert/mod.js";
+import fc from "fast-check";
+import { WireError } from "../../engine/errors.ts";
+import { BLOCK_COUNT_MAX } from "../../engine/limits.ts";
+import { decodeMessage, encodeMessage, type Message } from "../../engine/link/messages.ts";
+import { FrameDecoder, FrameEncoder } from "../../engine/link/wire.ts";
+import { WasmKernels } from "../../wasm/mod.ts";
+
+const encoder = new FrameEncoder(WasmKernels.create());
+const decoder = new FrameDecoder(WasmKernels.create());
+
+const epoch = fc.maxSafeNat();
+const count = fc.maxSafeNat();
+const text = fc.string({ unit: "grapheme", maxLength: 60 });
+const bytes = fc.uint8Array({ maxLength: 500 });
+const blocks = fc.uniqueArray(
+  fc.record({
+    name: fc.string({ unit: "grapheme", minLength: 1, maxLength: 20 }),
+    sizeBytes: fc.integer({ min: 1, max: 2 ** 18 }).map((pages) => pages * 4096),
+  }),
+  { minLength: 1, maxLength: 8, selector: ({ name }) => name },
+);
+
+/** One arbitrary for every type of message: a type that is forgotten here does not compile. */
+const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message, { type: T }>> } = {
+  hello: fc.record({
+    type: fc.constant("hello"),
+    role: fc.constantFrom("control", "bulk"),
+    session: text,
+    vmName: text,
+    memoryMiB: count,
+    engineVersion: text,
+  }),
+  welcome: fc.record({ type: fc.constant("welcome"), engineVersion: text }),
+  refuse: fc.record({ type: fc.constant("refuse"), reason: text }),
+  seedBegin: fc.record({
+    type: fc.constant("seedBegin"),
+    epoch,
+    machine: text,
+    blocks,
+    ramSectionId: count,
+  }),
+  pages: fc.record({ type: fc.constant("pages"), epoch, records: bytes }),
+  deviceState: fc.record({ type: fc.constant("deviceState"), epoch, bytes }),
+  commit: fc.record({
+    type: fc.constant("commit"),
+    epoch,
+    pagesFrames: count,
+    pageBytes: count,
+    deviceStateBytes: count,
+  }),
+  replicaReady: fc.record({ type: fc.constant("replicaReady") }),
+  replicaFailed: fc.record({ type: fc.constant("replicaFailed"), reason: text }),
+  committed: fc.record({ type: fc.constant("committed"), epoch }),
+  loaded: fc.record({ type: fc.constant("loaded"), epoch }),
+  primaryLost: fc.record({ type: fc.constant("primaryLost"), reason: text }),
+  takenOver: fc.record({
+    type: fc.constant("takenOver"),
+    epoch,
+    runningAtMs: fc.double({ min: 0, max: 1e15, noNaN: true }).map((ms) => ms + 0),
+  }),
+  goodbye: fc.record({ type: fc.constant("goodbye"), reason: text }),
+};
+
+function typeNumber(type: Message["type"]): number {
+  const [message] = fc.sample(MESSAGES[type] as fc.Arbitrary<Message>, { numRuns: 1, seed: 1 });
+  assert(message !== undefined);
+  return encodeMessage(message).type;
+}
+
+/** Read a JSON payload as a message of a type. */
+function decodeJson(type: Message["type"], value: unknown): Message {
+  const payload = new TextEncoder().encode(
+    typeof value === "string" ? value : JSON.stringify(value),
+  );
+  return decodeMessage({ type: typeNumber(type), epoch: 1, payload });
+}
+
+for (const [type, arbitrary] of Object.entries(MESSAGES)) {
+  Deno.test(`decodeMessage reads the ${type} that encodeMessage wrote`, () => {
+    fc.assert(fc.property<[Message]>(arbitrary as fc.Arbitrary<Message>, (message) => {
+      const [frame] = decoder.push(encoder.encode(encodeMessage(message), true));
+      assert(frame !== undefined);
+      assertEquals(decodeMessage(frame), message);
+    }));
+  });
+}
+
+Deno.test("encodeMessage gives every type of message a number of its own", () => {
+  const numbers = Object.keys(MESSAGES).map((type) => typeNumber(type as Message["type"]));
+  assertEquals(new Set(numbers).size, numbers.length);
+});
+
+Deno.test("decodeMessage ignores members that it does not know", () => {
+  assertEquals(decodeJson("refuse", { reason: "busy", retryMs: 5 }), {
+    type: "refuse",
+    reason: "busy",
+  });
+});
+
+Deno.test("decodeMessage refuses a type that it does not know", () => {
+  for (const type of [0, 4, 16, 255]) {
+    const frame = { type, epoch: 0, payload: new Uint8Array(0) };
+    assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
+  }
+});
+
+const HELLO = { role: "bulk", session: "a", vmName: "v", memoryMiB: 64, engineVersion: "1" };
+const block = (name: unknown, sizeBytes: unknown) => ({ name, sizeBytes });
+const seed = (...blocks: unknown[]) => ({ machine: "pc", ramSectionId: 2, blocks });
+const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
+  ["hello", "{"],
+  ["hello", "[]"],
+  ["hello", "null"],
+  ["hello", {}],
+  ["hello", { ...HELLO, role: "packets" }],
+  ["hello", { ...HELLO, session: 5 }],
+  ["hello", { ...HELLO, vmName: "v".repeat(4097) }],
+  ["hello", { ...HELLO, memoryMiB: -1 }],
+  ["hello", { ...HELLO, memoryMiB: 0.5 }],
+  ["hello", { ...HELLO, memoryMiB: 2 ** 53 }],
+  ["refuse", { reason: null }],
+  ["commit", { pagesFrames: 1, pageBytes: 1 }],
+  ["takenOver", { runningAtMs: "1" }],
+  ["seedBegin", seed()],
+  ["seedBegin", seed(null)],
+  ["seedBegin", seed(block("", 4096))],
+  ["seedBegin", seed(block("a", 4095))],
+  ["seedBegin", seed(block("a", 0))],
+  ["seedBegin", seed(block("a", -4096))],
+  ["seedBegin", seed(block("a", "4096"))],
+  ["seedBegin", seed(block("a", 4096), block("a", 4096))],
+  ["seedBegin", seed(block("\u00fc".repeat(128), 4096))],
+  ["seedBegin", seed(block("a", 2 ** 40), block("b", 4096))],
+  [
+    "seedBegin",
+    seed(...Array.from({ length: BLOCK_COUNT_MAX + 1 }, (_, i) => block(`${i}`, 4096))),
+  ],
+];
+
+Deno.test("decodeMessage refuses payloads that lack what they must have", () => {
+  for (const [type, value] of REFUSED) {
+    assertThrows(
+      () => decodeJson(type, value),
+      WireError,
+      type,
+      JSON.stringify(value).slice(0, 80),
+    );
+  }
+});
+
+Deno.test("decodeMessage refuses a payload that is no UTF-8", () => {
+  const payload = Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d);
+  assertThrows(() => decodeMessage({ type: typeNumber("refuse"), epoch: 0, payload }), WireError);
+});
+
+Deno.test("decodeMessage gives a message or a WireError for any payload", () => {
+  const type = fc.constantFrom(...Object.keys(MESSAGES) as Message["type"][]);
+  const member = fc.oneof(fc.jsonValue(), fc.constantFrom("bulk", 4096, [block("a", 4096)]));
+  const names = ["role", "session", "blocks", "machine", "ramSectionId", "reason", "__proto__"];
+  const value = fc.oneof(
+    fc.json(),
+    fc.string({ unit: "binary", maxLength: 40 }),
+    fc.dictionary(fc.constantFrom(...names), member),
+    fc.constant("[".repeat(100_000)),
+  );
+  fc.assert(
+    fc.property(type, value, (type, value) => {
+      try {
+        assertEquals(decodeJson(type, value).type, type);
+      } catch (error) {
+        assertInstanceOf(error, WireError);
+      }
+    }),
+    { numRuns: 2000 },
+  );
+});
