@@ -21,9 +21,9 @@ export interface CheckpointPolicyOptions {
  * import { CheckpointPolicy } from "./policy.ts";
  *
  * const policy = new CheckpointPolicy({ periodMs: 500, minIntervalMs: 50 }, 0);
- * console.assert(policy.dueAtMs === 500);
+ * if (!(policy.dueAtMs === 500)) throw new Error("not as expected");
  * policy.demand();
- * console.assert(policy.dueAtMs === 50);
+ * if (!(policy.dueAtMs === 50)) throw new Error("not as expected");
  * ```
  */
 export class CheckpointPolicy {

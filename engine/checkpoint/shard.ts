@@ -5,7 +5,7 @@
  * @module
  */
 
-import { ENCODE, ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
+import { ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
 import { BLOCK_NAME_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
 import type { PlacedBlock } from "../stream/format.ts";

@@ -110,7 +110,7 @@ const MAC = /^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/;
  * import { parseVmConfig } from "./vm_config.ts";
  *
  * const config = parseVmConfig('[vm]\nname = "a"\nmemory = 256\nkernel = "vmlinuz"', "/etc/a.toml");
- * console.assert(config.vm.kernel === "/etc/vmlinuz" && config.replication.periodMs === 500);
+ * if (!(config.vm.kernel === "/etc/vmlinuz" && config.replication.periodMs === 500)) throw new Error("not as expected");
  * ```
  */
 export function parseVmConfig(text: string, path: string): VmConfig {

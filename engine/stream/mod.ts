@@ -5,6 +5,7 @@
  */
 
 export * from "./format.ts";
+export { formatInspection, type Inspection, StreamInspector } from "./inspect.ts";
 export * from "./reader.ts";
 export * from "./return_path.ts";
 export { Staging, type StagingOptions } from "./staging.ts";

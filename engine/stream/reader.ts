@@ -84,7 +84,7 @@ type State =
  * const reader = new StreamReader(WasmKernels.create());
  * const bytes = [...write.header(), ...write.configuration("pc-i440fx-11.1"), ...write.openReturnPath()];
  * const events = [...reader.push(Uint8Array.from(bytes))];
- * console.assert(events[0]?.type === "configuration" && events[0].machine === "pc-i440fx-11.1");
+ * if (!(events[0]?.type === "configuration" && events[0].machine === "pc-i440fx-11.1")) throw new Error("not as expected");
  * ```
  */
 export class StreamReader {

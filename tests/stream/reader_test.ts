@@ -12,7 +12,6 @@ import {
   initialStream,
   MACHINE,
   pageContent,
-  RAM_SECTION_ID,
   type SamplePage,
   VM_DESCRIPTION,
 } from "./sample.ts";
