@@ -72,7 +72,7 @@ const noPages = (): Counts => ({ whole: 0, zero: 0, xbzrle: 0 });
  * const inspector = new StreamInspector();
  * inspector.push(write.header());
  * inspector.push(write.configuration("pc-i440fx-11.1"));
- * if (!(inspector.finish().machine === "pc-i440fx-11.1")) throw new Error("not as expected");
+ * if (inspector.finish().machine !== "pc-i440fx-11.1") throw new Error("not as expected");
  * ```
  */
 export class StreamInspector {

@@ -41,7 +41,7 @@ export type ReturnPathEvent =
  * const reader = new ReturnPathReader();
  * const bytes = pong(7);
  * reader.push(bytes.subarray(0, 3));
- * if (!(reader.push(bytes.subarray(3))[0]?.type === "pong")) throw new Error("not as expected");
+ * if (reader.push(bytes.subarray(3))[0]?.type !== "pong") throw new Error("not as expected");
  * ```
  */
 export class ReturnPathReader {
