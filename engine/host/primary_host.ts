@@ -8,7 +8,7 @@
 import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, QemuError, QmpError, StreamError } from "../errors.ts";
+import { LinkError } from "../errors.ts";
 import { type PrimaryEffect, type PrimaryEvent, PrimaryMachine } from "../failover/primary.ts";
 import {
   closePair,
@@ -130,22 +130,33 @@ export class PrimaryHost {
     });
   }
 
-  /** Capture the guest; when that breaks, let it run and capture it anew. */
+  /**
+   * Capture the guest; when that breaks, for whatever reason, let it run and capture it anew. No fault
+   * of this engine's may end or freeze the guest.
+   */
   async #captureAgainAndAgain(vm: Vm): Promise<void> {
-    while (!this.#over) {
+    while (!this.#done) {
       const reason = await this.#captureOnce(vm);
       await new Promise((resolve) => setTimeout(resolve, EXIT_NOTICE_MS));
       if (this.#done) return;
       if (this.#link !== undefined) closePair(this.#link);
-      await this.#sending.catch(() => {});
+      await this.#sending;
       this.#step({ type: "capture-lost", reason });
-      await new Promise((resolve) => setTimeout(resolve, RECAPTURE_MS));
-      const failure = await beginPrimary(vm.qmp, this.#options.qemu.capabilities, this.#port.path)
-        .then(() => undefined, (error: Error) => error);
-      if (failure !== undefined && !this.#done) {
-        this.#fail(failure);
-        return;
-      }
+      do {
+        await new Promise((resolve) => setTimeout(resolve, RECAPTURE_MS));
+      } while (!this.#done && !await this.#captureAnew(vm));
+    }
+  }
+
+  /** @returns Whether QEMU has begun to send its memory again */
+  async #captureAnew(vm: Vm): Promise<boolean> {
+    try {
+      await releasePrimary(vm.qmp);
+      await beginPrimary(vm.qmp, this.#options.qemu.capabilities, this.#port.path);
+      return true;
+    } catch (error) {
+      if (!this.#done) this.#notice(`${messageOf(error)}; trying again`);
+      return false;
     }
   }
 
@@ -163,14 +174,7 @@ export class PrimaryHost {
       await this.#port.serve(capture, (event) => this.#captured(event, coloStatus));
       return "the primary QEMU closed its stream";
     } catch (error) {
-      if (error instanceof StreamError) return error.message;
-      if (this.#over) return "stopped";
-      if (
-        error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BadResource
-      ) {
-        return "the primary QEMU broke its stream";
-      }
-      throw error;
+      return messageOf(error);
     }
   }
 
@@ -191,9 +195,9 @@ export class PrimaryHost {
   }
 
   async #connectAgainAndAgain(): Promise<void> {
-    const { config, report } = this.#options;
+    const { config } = this.#options;
     let complaint = "";
-    while (!this.#over) {
+    while (!this.#done) {
       try {
         const link = await connectPair(this.#peer, {
           vmName: config.vm.name,
@@ -203,11 +207,9 @@ export class PrimaryHost {
         complaint = "";
         await this.#serve(link);
       } catch (error) {
-        if (!(error instanceof LinkError)) throw error;
-        if (error.message !== complaint && !this.#over) {
-          complaint = error.message;
-          report({ event: "notice", atMs: Date.now(), text: `${error.message}; trying again` });
-        }
+        const message = messageOf(error);
+        if (message !== complaint && !this.#done) this.#notice(`${message}; trying again`);
+        complaint = message;
       }
       await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
     }
@@ -226,11 +228,10 @@ export class PrimaryHost {
         }
       }
     } catch (error) {
-      if (!(error instanceof LinkError)) throw error;
-      reason = error.message;
+      reason = messageOf(error);
     } finally {
       closePair(link);
-      await this.#sending.catch(() => {});
+      await this.#sending;
       this.#link = undefined;
       this.#sender = undefined;
       if (!this.#over) this.#step({ type: "replica-lost", reason });
@@ -287,7 +288,7 @@ export class PrimaryHost {
         return capture.mirror.clearMissing();
       case "release-guest":
         this.#port.disconnect();
-        releasePrimary(this.#vm!.qmp).catch((error) => this.#fail(error));
+        releasePrimary(this.#vm!.qmp).catch((error) => this.#notice(messageOf(error)));
         return;
       case "tell-primary-lost":
         return this.#tell({ type: "primaryLost", reason: effect.reason });
@@ -306,15 +307,20 @@ export class PrimaryHost {
     }
   }
 
-  /** Queue work for the secondary behind what is being sent; a broken link ends it. */
+  /**
+   * Queue work for the secondary behind what is being sent. A broken link ends the work and is noticed
+   * where the link is read; anything else that fails leaves the mirror in doubt, so the guest is
+   * captured anew.
+   */
   #send(work: (sender: ReplicaSender) => Promise<void>): void {
     const sender = this.#sender;
     if (sender === undefined) return;
     this.#sending = this.#sending.then(() => work(sender)).catch((error) => {
-      if (!(error instanceof LinkError)) throw error;
       if (this.#link !== undefined) closePair(this.#link);
+      if (error instanceof LinkError || this.#done) return;
+      this.#notice(messageOf(error));
+      this.#port.disconnect();
     });
-    this.#sending.catch((error) => this.#fail(error));
   }
 
   async #sendDelta(sender: ReplicaSender, epoch: number): Promise<void> {
@@ -333,11 +339,8 @@ export class PrimaryHost {
     this.#link?.control.send(message).catch(() => {});
   }
 
-  /** Something that must not happen, or a QEMU that does not obey: end, saying why. */
-  #fail(error: unknown): void {
-    if (this.#done) return;
-    if (error instanceof QmpError) this.#ended.reject(new QemuError(error.message));
-    else this.#ended.reject(error);
+  #notice(text: string): void {
+    this.#options.report({ event: "notice", atMs: Date.now(), text });
   }
 
   async #close(): Promise<void> {
@@ -352,4 +355,8 @@ export class PrimaryHost {
 /** Wait until the secondary says that it took over, or breaks off. */
 async function takenOver(link: LinkPair): Promise<void> {
   await link.control.next(TAKEN_OVER_MS).catch(() => {});
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
