@@ -168,7 +168,7 @@ export abstract class KernelDoor implements KernelSet {
     this.#checkRange(table, count * PAGE_ENTRY_BYTES);
     this.#checkPages(firstPage, pages);
     this.#checkPart(blockFirstPage, firstPage);
-    if (mode !== ENCODE.WHOLE) this.#checkRange(mirror, pages * PAGE_BYTES);
+    if (mode === ENCODE.DELTA) this.#checkRange(mirror, pages * PAGE_BYTES);
     this.#checkPart(nameLength, NAME_BYTES_MAX);
     this.#checkRange(name, nameLength);
     this.#checkRange(target, targetCapacity);

@@ -140,7 +140,7 @@ export class Mirror {
   takeMissing(fresh: boolean): Uint8Array<ArrayBuffer> | undefined {
     for (let visited = 0; visited <= this.#shards.length; visited++) {
       const shard = this.#shards[this.#cursor.shard]!;
-      const taken = shard.takeMissing(fresh ? ENCODE.WHOLE : ENCODE.WHOLE, this.#cursor.page);
+      const taken = shard.takeMissing(fresh ? ENCODE.SEED : ENCODE.WHOLE, this.#cursor.page);
       if (taken !== undefined) {
         this.#cursor = { shard: this.#cursor.shard, page: taken.next };
         return taken.chunk;

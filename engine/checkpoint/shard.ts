@@ -5,7 +5,7 @@
  * @module
  */
 
-import { ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
+import { ENCODE, ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
 import { BLOCK_NAME_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
 import type { PlacedBlock } from "../stream/format.ts";
@@ -23,6 +23,8 @@ interface Piece {
   readonly block: PlacedBlock;
   readonly firstPage: number;
   readonly pages: number;
+  /** Whether this is the guest's main memory, which is zero in a fresh VM; a ROM's block is not. */
+  readonly isMain: boolean;
   /** Address of its first page in the mirror. */
   readonly mirror: number;
   /** Address and length of the block's name. */
@@ -64,10 +66,11 @@ export class Shard {
     this.#inboxTable = kernels.alloc(INBOX_PAGES * PAGE_ENTRY_BYTES);
     this.#counters = kernels.alloc(COUNTER_BYTES);
     this.#out = kernels.alloc(8);
-    this.#pieces = blocks.flatMap((block) => this.#piece(block) ?? []);
+    const main = Math.max(...blocks.map((block) => block.pages));
+    this.#pieces = blocks.flatMap((block) => this.#piece(block, block.pages === main) ?? []);
   }
 
-  #piece(block: PlacedBlock): Piece | undefined {
+  #piece(block: PlacedBlock, isMain: boolean): Piece | undefined {
     const firstPage = Math.max(block.firstPage, this.firstPage);
     const end = Math.min(block.firstPage + block.pages, this.firstPage + this.pages);
     if (firstPage >= end) return undefined;
@@ -78,6 +81,7 @@ export class Shard {
       block,
       firstPage,
       pages: end - firstPage,
+      isMain,
       mirror: this.#mirror + (firstPage - this.firstPage) * PAGE_BYTES,
       name: address,
       nameLength: name.length,
@@ -192,7 +196,7 @@ export class Shard {
       const named = here !== piece;
       piece = here;
       const written = kernels.encodePages(
-        mode,
+        mode === ENCODE.SEED && !piece.isMain ? ENCODE.WHOLE : mode,
         table,
         next,
         count,

@@ -149,6 +149,19 @@ Deno.test("encodePages in WHOLE mode neither reads nor writes the mirror", () =>
   assertEquals(mirrorPage(1), new Uint8Array(PAGE_BYTES).fill(0xc7));
 });
 
+Deno.test("encodePages in SEED mode leaves out zero pages, and counts them as unchanged", () => {
+  twin.reset();
+  const content = noise(3, PAGE_BYTES);
+  twin.set(mirror, content);
+  stage([new Uint8Array(PAGE_BYTES), content]);
+  twin.setU32(table + 16, FIRST_PAGE + 2, 0);
+  const encoded = encode(3, { mode: ENCODE.SEED });
+  assertEquals(encoded.next, 3);
+  assertEquals(encoded.counters, [2, 0, 0, 1]);
+  assertEquals(readRecords(encoded.bytes).map(({ flags }) => flags), [0x08]);
+  assertEquals(mirrorPage(0), content);
+});
+
 Deno.test("encodePages begins no record that might not fit", () => {
   twin.reset();
   stage([noise(1, PAGE_BYTES), noise(2, PAGE_BYTES)]);
@@ -180,7 +193,7 @@ Deno.test("encodePages stops at an entry it cannot take", () => {
     [FIRST_PAGE, 0xffff_f000],
     [FIRST_PAGE, 0x7fff_ffff],
   ];
-  for (const mode of [ENCODE.DELTA, ENCODE.WHOLE]) {
+  for (const mode of [ENCODE.DELTA, ENCODE.WHOLE, ENCODE.SEED]) {
     for (const entry of wrong) {
       twin.reset();
       stage([noise(1, PAGE_BYTES)]);

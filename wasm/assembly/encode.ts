@@ -13,7 +13,8 @@ import {
   COUNTER_WHOLE,
   COUNTER_XBZRLE,
   COUNTER_ZERO,
-  ENCODE_WHOLE,
+  ENCODE_DELTA,
+  ENCODE_SEED,
   FLAG_CONTINUE,
   FLAG_PAGE,
   FLAG_XBZRLE,
@@ -77,9 +78,10 @@ export function encodePages(
     if (nameBytes + 8 + PAGE_BYTES > end - at) break;
 
     const offset = u64(page - blockFirstPage) << 12;
-    if (mode == ENCODE_WHOLE) {
+    if (mode != ENCODE_DELTA) {
       if (content == 0 || isZero(content, PAGE_BYTES)) {
-        at = writeZero(at, offset, name, nameLengthNow, counters);
+        if (mode == ENCODE_SEED) addOne(counters + COUNTER_UNCHANGED);
+        else at = writeZero(at, offset, name, nameLengthNow, counters);
       } else {
         at = writeWhole(at, offset, name, nameLengthNow, content, counters);
       }

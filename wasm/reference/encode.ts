@@ -41,9 +41,9 @@ export function encodePages(
     const pageOfBlock = entry.page - blockFirstPage;
     const header = { pageOfBlock, name, nameLength: nameBytes === 0 ? 0 : nameLength };
     const at = target + written;
-    const record = mode === ENCODE.WHOLE
-      ? encodeWhole(bytes, entry.content, header, at)
-      : encodeChange(bytes, entry.content, mirror + index * PAGE_BYTES, header, at);
+    const record = mode === ENCODE.DELTA
+      ? encodeChange(bytes, entry.content, mirror + index * PAGE_BYTES, header, at)
+      : encodeWhole(bytes, mode, entry.content, header, at);
     written += record.sizeBytes;
     const counter = counters + 4 * record.counter;
     writeU32(bytes, counter, readU32(bytes, counter) + 1);
@@ -87,10 +87,18 @@ function encodeChange(
   return record;
 }
 
-function encodeWhole(bytes: Uint8Array, content: number, header: Header, at: number): Written {
-  return content === 0 || isZero(bytes, content, PAGE_BYTES)
-    ? writeZero(bytes, header, at)
-    : writeWhole(bytes, content, header, at);
+function encodeWhole(
+  bytes: Uint8Array,
+  mode: number,
+  content: number,
+  header: Header,
+  at: number,
+): Written {
+  if (content !== 0 && !isZero(bytes, content, PAGE_BYTES)) {
+    return writeWhole(bytes, content, header, at);
+  }
+  if (mode === ENCODE.SEED) return { counter: ENCODE_COUNTER.UNCHANGED, sizeBytes: 0 };
+  return writeZero(bytes, header, at);
 }
 
 function writeZero(bytes: Uint8Array, header: Header, at: number): Written {
