@@ -12,23 +12,12 @@ import {
   ReferenceKernels,
   WasmKernels,
 } from "../wasm/mod.ts";
-import { changedPages, type Content, corpus } from "./kernel_corpus.ts";
+import { changedPages, corpus } from "./kernel_corpus.ts";
+import { benchLz4 } from "./kernels_lz4.ts";
+import { Alternation, type Row, row } from "./measure.ts";
 import { openNative } from "./native.ts";
 
-/** One line of a benchmark's table. */
-export interface Row {
-  readonly case: string;
-  readonly unit: string;
-  readonly ours: number;
-  /** What it is compared with, measured in turn with it; null when there is none here. */
-  readonly peer: number | null;
-  readonly peerName: string | null;
-  /** ours / peer */
-  readonly ratio: number | null;
-  /** The least `ratio` wanted (the least `ours` where there is no peer); null when nothing is. */
-  readonly bar: number | null;
-  readonly ok: boolean | null;
-}
+export type { Row } from "./measure.ts";
 
 interface Options {
   /** Shorter and rougher. */
@@ -39,7 +28,7 @@ const PAGE_BYTES = 4096;
 const PAGE_COUNT = 8192;
 const BLOCK_BYTES = 65536;
 const RANGE_BYTES = 262144;
-const BARS = { pages: 0.8, lz4Compress: 0.85, lz4Ratio: 0.98, lz4Decompress: 0.6, deltaGBps: 3 };
+const BARS = { pages: 0.8, xxh64: 0.8, deltaGBps: 3 };
 
 /** Measure every kernel. */
 export async function benchKernels(options: Options): Promise<Row[]> {
@@ -48,72 +37,10 @@ export async function benchKernels(options: Options): Promise<Row[]> {
   return [
     ...benchPages(kernels, clock),
     ...benchXxh64(kernels, clock),
-    ...(await corpus()).flatMap((content) => benchLz4(kernels, clock, content)),
+    ...benchLz4(kernels, clock, await corpus()),
     ...benchDelta(clock),
     ...benchReference(clock),
   ];
-}
-
-/** Runs two things in turn, so that a slow spell of the machine hits both, and takes medians. */
-class Alternation {
-  constructor(readonly rounds: number, readonly roundMs: number) {}
-
-  /** @returns Runs per second of each */
-  measure(ours: () => void, peer?: () => void): { ours: number; peer: number | null } {
-    const oursRates: number[] = [];
-    const peerRates: number[] = [];
-    for (let round = -1; round < this.rounds; round++) {
-      const oursRate = this.#rate(ours);
-      const peerRate = peer === undefined ? undefined : this.#rate(peer);
-      if (round < 0) continue; // The first round warms the compiler and the caches.
-      oursRates.push(oursRate);
-      if (peerRate !== undefined) peerRates.push(peerRate);
-    }
-    return { ours: median(oursRates), peer: peerRates.length === 0 ? null : median(peerRates) };
-  }
-
-  #rate(run: () => void): number {
-    const start = performance.now();
-    let runs = 0;
-    let elapsedMs = 0;
-    do {
-      run();
-      runs++;
-      elapsedMs = performance.now() - start;
-    } while (elapsedMs < this.roundMs);
-    return runs * 1000 / elapsedMs;
-  }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? NaN;
-}
-
-interface Comparison {
-  readonly case: string;
-  readonly unit: string;
-  readonly ours: number;
-  readonly peer?: number | null;
-  readonly peerName?: string;
-  readonly bar?: number;
-}
-
-function row({ case: name, unit, ours, peer = null, peerName, bar }: Comparison): Row {
-  const ratio = peer === null ? null : ours / peer;
-  const ok = bar === undefined || (peer === null && peerName !== undefined)
-    ? null
-    : (ratio ?? ours) >= bar;
-  return {
-    case: name,
-    unit,
-    ours,
-    peer,
-    peerName: peer === null ? null : peerName ?? null,
-    ratio,
-    bar: bar ?? null,
-    ok,
-  };
 }
 
 /**
@@ -196,102 +123,8 @@ function benchXxh64(kernels: WasmKernels, clock: Alternation): Row[] {
     ours: rates.ours * sizeBytes / 1e9,
     peer: rates.peer === null ? null : rates.peer * sizeBytes / 1e9,
     peerName: "libxxhash XXH64",
+    bar: BARS.xxh64,
   })];
-}
-
-/** LZ4 over blocks of 64 KiB. */
-function benchLz4(kernels: WasmKernels, clock: Alternation, content: Content): Row[] {
-  const blocks = Math.floor(content.bytes.length / BLOCK_BYTES);
-  const capacity = BLOCK_BYTES + 1024;
-  const source = kernels.alloc(blocks * BLOCK_BYTES);
-  const oursTarget = kernels.alloc(blocks * capacity);
-  const peerTarget = kernels.alloc(blocks * capacity);
-  const restored = kernels.alloc(BLOCK_BYTES);
-  kernels.bytes.set(content.bytes.subarray(0, blocks * BLOCK_BYTES), source);
-  const native = openNative();
-  const at = native.locate(kernels.bytes);
-  const { lz4 } = native;
-  const oursBytes: number[] = [];
-  const peerBytes: number[] = [];
-  const eachBlock = (run: (block: number) => void) => () => {
-    for (let block = 0; block < blocks; block++) run(block);
-  };
-  const compressed = clock.measure(
-    eachBlock((block) => {
-      oursBytes[block] = kernels.lz4Compress(
-        source + block * BLOCK_BYTES,
-        BLOCK_BYTES,
-        oursTarget + block * capacity,
-        capacity,
-      );
-    }),
-    lz4 && eachBlock((block) => {
-      peerBytes[block] = lz4.LZ4_compress_default(
-        at(source + block * BLOCK_BYTES),
-        at(peerTarget + block * capacity),
-        BLOCK_BYTES,
-        capacity,
-      );
-    }),
-  );
-  // Both decompress what they would meet in use: the kernels' own output.
-  const decompressed = clock.measure(
-    eachBlock((block) => {
-      kernels.lz4Decompress(
-        oursTarget + block * capacity,
-        oursBytes[block] ?? 0,
-        restored,
-        BLOCK_BYTES,
-      );
-    }),
-    lz4 && eachBlock((block) => {
-      lz4.LZ4_decompress_safe(
-        at(oursTarget + block * capacity),
-        at(restored),
-        oursBytes[block] ?? 0,
-        BLOCK_BYTES,
-      );
-    }),
-  );
-  native.close();
-  const mb = blocks * BLOCK_BYTES / 1e6;
-  const ratioOf = (sizes: readonly number[]) =>
-    blocks * BLOCK_BYTES / sizes.reduce((sum, size) => sum + size, 0);
-  const compare = (
-    name: string,
-    unit: string,
-    ours: number,
-    peer: number | null,
-    peerName: string,
-    bar: number,
-  ) => row({ case: `${name}, ${content.name}`, unit, ours, peer, peerName, bar });
-  const scaled = (rate: number | null) => rate === null ? null : rate * mb;
-  return [
-    compare(
-      "lz4 compress",
-      "MB/s",
-      compressed.ours * mb,
-      scaled(compressed.peer),
-      "LZ4_compress_default",
-      BARS.lz4Compress,
-    ),
-    compare(
-      "lz4 ratio",
-      "x",
-      ratioOf(oursBytes),
-      lz4 === undefined ? null : ratioOf(peerBytes),
-      "LZ4_compress_default",
-      BARS.lz4Ratio,
-    ),
-    compare(
-      "lz4 decompress",
-      "MB/s",
-      decompressed.ours * mb,
-      scaled(decompressed.peer),
-      "LZ4_decompress_safe",
-      BARS.lz4Decompress,
-    ),
-  ];
 }
 
 /**

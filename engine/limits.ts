@@ -41,5 +41,11 @@ export const QMP_EVENTS_UNREAD_MAX = 4096;
 /** Bytes of the link that may wait for the socket: some chunks, so that encoding and sending overlap. */
 export const LINK_QUEUE_BYTES_MAX = 8 * 1024 * 1024;
 
+/** Bytes of the link that a caller may pile up without waiting: only a bug does, and memory is finite. */
+export const LINK_UNSENT_BYTES_MAX = 4 * LINK_QUEUE_BYTES_MAX;
+
+/** Connections to a standby that are in no pair yet: a primary opens two, and each holds some MiB. */
+export const LINK_HALF_OPEN_MAX = 64;
+
 /** Bytes that may wait for the secondary QEMU before no more are taken from the link. */
 export const REPLICA_QUEUE_BYTES_MAX = 16 * 1024 * 1024;

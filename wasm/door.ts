@@ -168,6 +168,7 @@ export abstract class KernelDoor implements KernelSet {
     this.#checkRange(table, count * PAGE_ENTRY_BYTES);
     this.#checkPages(firstPage, pages);
     this.#checkPart(blockFirstPage, firstPage);
+    this.#checkPart(mode, ENCODE.SEED);
     if (mode === ENCODE.DELTA) this.#checkRange(mirror, pages * PAGE_BYTES);
     this.#checkPart(nameLength, NAME_BYTES_MAX);
     this.#checkRange(name, nameLength);

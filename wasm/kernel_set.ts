@@ -6,7 +6,8 @@
  * Every kernel works on one linear memory and takes byte addresses in it. Arguments are checked at
  * the door: an address range outside the memory is a `RangeError` and nothing was touched. *Content*
  * is never trusted and never throws: a kernel that reads foreign bytes returns a negative number for
- * malformed input and never touches memory outside the ranges it was given.
+ * malformed input and never touches memory outside the ranges it was given. Of a target range, the
+ * bytes behind what a kernel says it wrote are unspecified, and all of them after a negative result.
  *
  * Some kernels exchange a **page table**: `capacity` entries of 8 bytes, little-endian,
  *
@@ -105,7 +106,11 @@ export interface KernelSet {
     pages: number,
   ): number;
 
-  /** Set the bit of every page in a table, in a bitmap whose bit 0 is `firstPage`; -1 if one is outside. */
+  /**
+   * Set the bit of every page in a table, in a bitmap whose bit 0 is `firstPage`.
+   *
+   * @returns Entries marked, or -1 when one is outside (those before it were marked)
+   */
   markPages(
     table: number,
     count: number,
@@ -138,7 +143,8 @@ export interface KernelSet {
    * unchanged pages (DELTA only) are dropped. All pages must belong to `firstPage .. firstPage + pages`,
    * the part of one RAM block that this memory mirrors (a block of several GiB is spread over several
    * memories, so the part may begin inside the block); encoding stops at the first that does not, or
-   * when the next record might not fit. A record's address is `(page - blockFirstPage) * 4096`, a full
+   * when the next record might not fit (a whole page has to), or whose content lies outside the
+   * memory. A record's address is `(page - blockFirstPage) * 4096`, a full
    * 64-bit number. The first record written names the block when `nameLength > 0` (u8 length + name),
    * every other record carries CONTINUE (0x20).
    *
@@ -198,6 +204,7 @@ export interface KernelSet {
    * {uleb128 zero run, uleb128 non-zero run, bytes}*; the first zero run may be 0, a non-zero run
    * never is, no trailing zero run).
    *
+   * @param length At most 16383, the longest run the format can say
    * @returns Bytes written; 0 when nothing changed; -1 when `capacity` is too small
    */
   xbzrleEncode(
@@ -207,11 +214,15 @@ export interface KernelSet {
     target: number,
     capacity: number,
   ): number;
-  /** Apply an XBZRLE body to `target`. Returns the bytes of `target` covered, or -1 when malformed. */
+  /**
+   * Apply an XBZRLE body to `target`. Returns the bytes of `target` covered, or -1 when malformed:
+   * the runs before the wrong one have been applied then.
+   */
   xbzrleDecode(source: number, sourceLength: number, target: number, length: number): number;
 
   /**
-   * Compress one LZ4 block (lz4_Block_format.md). Source up to 1 MiB.
+   * Compress one LZ4 block (lz4_Block_format.md). Source up to 1 MiB. The same source gives the same
+   * block in every kernel set.
    *
    * @returns Bytes written, or -1 when `capacity` is too small
    */

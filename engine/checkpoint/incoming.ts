@@ -6,7 +6,7 @@
  */
 
 import { WireError } from "../errors.ts";
-import { DEVICE_STATE_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
+import { BLOCK_NAME_BYTES_MAX, DEVICE_STATE_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
 import type { RamBlock } from "../stream/format.ts";
 import { RamRecords } from "../stream/ram_section.ts";
 import type { WholeCheckpoint } from "./live_replica.ts";
@@ -19,9 +19,14 @@ export interface CommitTotals {
   readonly deviceStateBytes: number;
 }
 
+/** Length of the longest record: header, block name, a whole page. */
+const RECORD_BYTES_MAX = 8 + 1 + BLOCK_NAME_BYTES_MAX + PAGE_BYTES;
+
 /** The checkpoint that is arriving. */
 export class IncomingCheckpoint {
   readonly #records: RamRecords;
+  /** Every page twice: once as it was already missing, once as the guest has written it since. */
+  readonly #heldPageBytesMax: number;
   #chunks: Uint8Array[] = [];
   #pagesFrames = 0;
   #pageBytes = 0;
@@ -37,6 +42,7 @@ export class IncomingCheckpoint {
       firstPage += pages;
       return placed;
     }));
+    this.#heldPageBytesMax = 2 * firstPage * RECORD_BYTES_MAX;
   }
 
   /** Bytes held. */
@@ -46,13 +52,20 @@ export class IncomingCheckpoint {
 
   /**
    * @param keep False when the chunk goes elsewhere at once, as it does while seeding
-   * @throws {WireError} when it is not made of RAM records of this guest
+   * @throws {WireError} when it is not made of RAM records of this guest, or there is no end of them
    */
   pages(chunk: Uint8Array, keep = true): void {
     checkRecords(chunk, this.#records);
     this.#pagesFrames++;
     this.#pageBytes += chunk.length;
-    if (keep) this.#chunks.push(chunk);
+    if (!keep) return;
+    if (this.#pageBytes > this.#heldPageBytesMax) {
+      throw new WireError(
+        `Cannot take pages: ${this.#pageBytes} bytes are more than the guest's memory can need`,
+        0,
+      );
+    }
+    this.#chunks.push(chunk);
   }
 
   /** @throws {WireError} when the device state exceeds its limit */

@@ -120,6 +120,7 @@ export class PrimaryMachine {
         this.#requested = true;
         return [];
       case "whole":
+        this.#require(event, "alone", "seeding", "joining", "protected");
         return this.#whole(event.epoch);
       case "replica-ready":
         if (this.#phase !== "alone") return [];

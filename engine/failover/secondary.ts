@@ -186,7 +186,9 @@ export class SecondaryMachine {
   }
 
   #primaryLost(reason: string): SecondaryEffect[] {
-    if (this.#phase !== "protecting" && this.#phase !== "orphaned") {
+    // A seed that is held as a whole is as good as any checkpoint: it is being loaded.
+    const held = this.#phase === "seeding" && this.#replica.state !== "seeding";
+    if (this.#phase !== "protecting" && this.#phase !== "orphaned" && !held) {
       if (this.#phase === "seeding") {
         return this.#restart(`${reason}, before this secondary was whole: it cannot take over`);
       }

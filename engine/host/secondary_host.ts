@@ -12,7 +12,14 @@ import {
   type SecondaryEvent,
   SecondaryMachine,
 } from "../failover/secondary.ts";
-import { acceptPairs, closePair, type LinkPair, listenLink, type Message } from "../link/mod.ts";
+import {
+  acceptPairs,
+  closePair,
+  type LinkAddress,
+  type LinkPair,
+  listenLink,
+  type Message,
+} from "../link/mod.ts";
 import { eventTimeMs } from "../qmp/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import type { Qemu } from "../vm/mod.ts";
@@ -44,8 +51,9 @@ const EARLY_DEATHS_MAX = 5;
 export class SecondaryHost {
   readonly #options: SecondaryHostOptions;
   readonly #machine = new SecondaryMachine();
-  readonly #listener: Deno.Listener;
+  readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
+  #listener: Deno.Listener | undefined;
   #vm: Vm | undefined;
   #port: ReplicaPort | undefined;
   #link: LinkPair | undefined;
@@ -53,21 +61,24 @@ export class SecondaryHost {
   #earlyDeaths = 0;
   #over = false;
 
-  /** @throws {LinkError} when the address of `replication.listen` cannot be had */
+  /** @throws {ConfigError} when `replication.listen` is missing */
   constructor(options: SecondaryHostOptions) {
     this.#options = options;
-    this.#listener = listenLink(requireListen(options.config));
+    this.#address = requireListen(options.config);
   }
 
   /**
    * Stand by, and run the VM when it was taken over, until it ends or {@linkcode stop} is called.
    *
+   * @throws {LinkError} when the address of `replication.listen` cannot be had
    * @throws {QemuError} when the standby QEMU cannot be started; nothing is left running
    */
   async run(): Promise<SecondaryEnd> {
     try {
+      const listener = await listenLink(this.#address);
+      this.#listener = listener;
       await this.#startQemu();
-      this.#acceptPrimaries().catch((error) => this.#fail(error));
+      this.#acceptPrimaries(listener).catch((error) => this.#fail(error));
       return await this.#ended.promise;
     } finally {
       await this.#close();
@@ -103,9 +114,9 @@ export class SecondaryHost {
     this.#step({ type: "qemu-ready" });
   }
 
-  async #acceptPrimaries(): Promise<void> {
+  async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
     const { vm } = this.#options.config;
-    const pairs = acceptPairs(this.#listener, ENGINE_VERSION, (introduction) => {
+    const pairs = acceptPairs(listener, ENGINE_VERSION, (introduction) => {
       if (this.#machine.phase === "promoted" || this.#machine.phase === "taking-over") {
         return "it runs the VM itself, since it took over";
       }
@@ -266,7 +277,7 @@ export class SecondaryHost {
 
   async #close(): Promise<void> {
     this.#over = true;
-    this.#listener.close();
+    this.#listener?.close();
     if (this.#link !== undefined) closePair(this.#link);
     this.#port?.close();
     await this.#vm?.stop();

@@ -11,34 +11,45 @@ export type LinkAddress =
   | { readonly transport: "tcp"; readonly hostname: string; readonly port: number }
   | { readonly transport: "unix"; readonly path: string };
 
+const FORM = "write it as 127.0.0.1:7700, [::1]:7700 or unix:/path";
+
 /**
  * Read an address.
  *
  * The link is not encrypted yet, so only this machine's own addresses are taken.
  *
+ * @param fail Throws what is wrong, where the caller can say it better
  * @throws {ConfigError} when it is none, or not one of this machine
  */
-export function parseAddress(text: string): LinkAddress {
+export function parseAddress(
+  text: string,
+  fail: (detail: string) => never = (detail) => {
+    throw new ConfigError(`Cannot use address ${JSON.stringify(text)}: ${detail}`);
+  },
+): LinkAddress {
   if (text.startsWith("unix:")) {
     const path = text.slice("unix:".length);
-    if (path === "") throw new ConfigError(`Cannot use address "${text}": the path is missing`);
-    return { transport: "unix", path };
+    return path === "" ? fail("the path is missing") : { transport: "unix", path };
   }
   const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:\s]+)):(\d{1,5})$/.exec(text);
   const hostname = match?.[1] ?? match?.[2];
   const port = Number(match?.[3]);
-  if (hostname === undefined || port < 1 || port > 65535) {
-    throw new ConfigError(
-      `Cannot use address "${text}": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path`,
-    );
-  }
-  if (!/^127\.\d+\.\d+\.\d+$|^::1$|^localhost$/.test(hostname)) {
-    throw new ConfigError(
-      `Cannot use address "${text}": the link is not encrypted yet, so only loopback addresses ` +
-        "(127.0.0.1, [::1]) and unix sockets are taken",
+  if (hostname === undefined || port < 1 || port > 65535) return fail(FORM);
+  if (/^[\d.]+$/.test(hostname) && !isIpv4(hostname)) return fail(FORM);
+  if (!/^127\.[\d.]+$|^::1$|^localhost$/.test(hostname)) {
+    return fail(
+      "the link is not encrypted yet, so only loopback addresses (127.0.0.1, [::1]) and unix " +
+        "sockets are taken",
     );
   }
   return { transport: "tcp", hostname, port };
+}
+
+function isIpv4(text: string): boolean {
+  const octets = text.split(".");
+  // No leading zeros: some systems take them for octal.
+  const isOctet = (octet: string) => /^(0|[1-9]\d{0,2})$/.test(octet) && Number(octet) <= 255;
+  return octets.length === 4 && octets.every(isOctet);
 }
 
 /** The address as {@linkcode parseAddress} reads it. */

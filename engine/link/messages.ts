@@ -8,6 +8,9 @@
  *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
  * ```
  *
+ * Wherever a welcome is due, `refuse` may come in its place, also from a peer that speaks another
+ * version of the protocol: number and payload of `refuse` are the same in every version.
+ *
  * Pages and device state are binary; everything else is a JSON object, whose unknown members are
  * ignored.
  *
@@ -21,7 +24,7 @@ import {
   GUEST_RAM_BYTES_MAX,
   PAGE_BYTES,
 } from "../limits.ts";
-import type { Frame } from "./wire.ts";
+import { type Frame, FRAME_HEADER_BYTES, FRAME_TYPE_AT, type ReceivedFrame } from "./wire.ts";
 
 /** Which of the two connections this is. */
 export type LinkRole = "control" | "bulk";
@@ -102,7 +105,12 @@ const EMPTY = new Uint8Array(0);
 /** A name, a reason or a version: what a person reads. */
 const TEXT_CHARS_MAX = 4096;
 
-/** The frame that carries a message. */
+/** A text that the peer will take: a long reason must not cost the message that it explains. */
+function cut(text: string): string {
+  return text.length <= TEXT_CHARS_MAX ? text : `${text.slice(0, TEXT_CHARS_MAX - 1)}\u2026`;
+}
+
+/** The frame that carries a message. Texts are cut to what {@linkcode decodeMessage} takes. */
 export function encodeMessage(message: Message): Frame {
   const type = NUMBERS[message.type];
   switch (message.type) {
@@ -118,7 +126,11 @@ export function encodeMessage(message: Message): Frame {
     default: {
       const { type: _, ...members } = message;
       const epoch = "epoch" in message ? message.epoch : 0;
-      return { type, epoch, payload: new TextEncoder().encode(JSON.stringify(members)) };
+      const json = JSON.stringify(
+        members,
+        (_, value: unknown) => typeof value === "string" ? cut(value) : value,
+      );
+      return { type, epoch, payload: new TextEncoder().encode(json) };
     }
   }
 }
@@ -128,12 +140,15 @@ export function encodeMessage(message: Message): Frame {
  *
  * @throws {WireError} when it is not known, or lacks what it must have
  */
-export function decodeMessage(frame: Frame): Message {
-  const { epoch, payload } = frame;
+export function decodeMessage(frame: ReceivedFrame): Message {
+  const { epoch, payload, offset } = frame;
   const type = TYPES.get(frame.type);
   switch (type) {
     case undefined:
-      throw new WireError(`Cannot read from the link: message type ${frame.type} is not known`, 0);
+      throw new WireError(
+        `Cannot read from the link: message type ${frame.type} is not known`,
+        offset + FRAME_TYPE_AT,
+      );
     case "pages":
       return { type, epoch, records: payload };
     case "deviceState":
@@ -144,7 +159,7 @@ export function decodeMessage(frame: Frame): Message {
     case "replicaReady":
       return { type };
   }
-  const members = new Members(type, payload);
+  const members = new Members(type, payload, offset + FRAME_HEADER_BYTES);
   switch (type) {
     case "hello":
       return {
@@ -187,7 +202,7 @@ export function decodeMessage(frame: Frame): Message {
 class Members {
   readonly #members: Readonly<Record<string, unknown>>;
 
-  constructor(readonly type: MessageType, payload: Uint8Array) {
+  constructor(readonly type: MessageType, payload: Uint8Array, readonly offset: number) {
     let value: unknown;
     try {
       value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(payload));
@@ -210,7 +225,10 @@ class Members {
 
   number(name: string): number {
     const value = this.#members[name];
-    if (typeof value !== "number") this.#fail(`${name} is no number`);
+    // JSON holds numbers, such as 1e999, that are too large to be one here.
+    if (typeof value !== "number" || !Number.isFinite(value)) {
+      this.#fail(`${name} is no number`);
+    }
     return value;
   }
 
@@ -254,6 +272,6 @@ class Members {
   }
 
   #fail(detail: string): never {
-    throw new WireError(`Cannot read from the link: ${this.type}: ${detail}`, 0);
+    throw new WireError(`Cannot read from the link: ${this.type}: ${detail}`, this.offset);
   }
 }

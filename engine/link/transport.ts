@@ -6,13 +6,18 @@
 
 import { WasmKernels } from "../../wasm/mod.ts";
 import { LinkError, WireError } from "../errors.ts";
-import { LINK_QUEUE_BYTES_MAX } from "../limits.ts";
+import { LINK_QUEUE_BYTES_MAX, LINK_UNSENT_BYTES_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress } from "./address.ts";
 import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
-import { type Frame, FrameDecoder, FrameEncoder } from "./wire.ts";
+import { FrameDecoder, FrameEncoder, type ReceivedFrame } from "./wire.ts";
 
 /** What a read may bring at once. */
 const READ_BYTES = 256 * 1024;
+
+/** The longest a host may take to accept a connection. */
+const CONNECT_MS = 5000;
+
+const NOTHING = new Uint8Array(0);
 
 /** One connection between two engines. */
 export class LinkConnection {
@@ -22,14 +27,15 @@ export class LinkConnection {
   readonly #connection: Deno.Conn;
   readonly #encoder: FrameEncoder;
   readonly #decoder: FrameDecoder;
+  readonly #readBuffer = new Uint8Array(READ_BYTES);
   /** Frames that nobody has taken yet. */
-  readonly #arrived: Frame[] = [];
+  readonly #arrived: ReceivedFrame[] = [];
   readonly #queue: Uint8Array<ArrayBuffer>[] = [];
   #queuedBytes = 0;
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined;
   #failure: LinkError | undefined;
-  #receiving = false;
+  #hasReader = false;
 
   constructor(connection: Deno.Conn) {
     const kernels = WasmKernels.create();
@@ -40,21 +46,29 @@ export class LinkConnection {
   }
 
   /**
-   * Queue a message. Its bytes are copied before this returns.
+   * Queue a message. Its bytes are copied before this returns, and it never throws but rejects.
    *
-   * @returns Fulfilled when there is room for more: await it before sending the next
-   * @throws {LinkError} when the connection is closed or broken
+   * Await it before sending the next: beyond {@linkcode LINK_QUEUE_BYTES_MAX} it waits until the peer
+   * has read, and beyond {@linkcode LINK_UNSENT_BYTES_MAX}, which a caller that does not await can
+   * reach, the connection is closed.
+   *
+   * @returns Fulfilled when there is room for more
+   * @throws {LinkError} when the connection is closed or broken, or was just closed for the bound
+   * @throws {LocalProtocolError} when no frame can hold the message; the connection stays usable
    */
-  send(message: Message): Promise<void> {
-    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+  async send(message: Message): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
     const bulky = message.type === "pages" || message.type === "deviceState";
     const bytes = this.#encoder.encode(encodeMessage(message), bulky);
+    if (this.#queuedBytes + bytes.length > LINK_UNSENT_BYTES_MAX) {
+      throw this.#break(`${this.#queuedBytes} bytes wait already: every send must be awaited`);
+    }
     this.#queue.push(bytes);
     this.#queuedBytes += bytes.length;
     this.#writing ??= this.#write();
-    if (this.#queuedBytes <= LINK_QUEUE_BYTES_MAX) return Promise.resolve();
+    if (this.#queuedBytes <= LINK_QUEUE_BYTES_MAX) return;
     this.#room ??= Promise.withResolvers<void>();
-    return this.#room.promise;
+    await this.#room.promise;
   }
 
   /** Fulfilled when all that was sent has been given to the socket, or the connection is broken. */
@@ -65,49 +79,48 @@ export class LinkConnection {
   /**
    * What the peer says, until it closes the connection.
    *
-   * @throws {LinkError} when the connection breaks
+   * @throws {LinkError} when the connection breaks, or the peer closes it in the middle of a message
    * @throws {WireError} when the peer's bytes are wrong; the connection is closed
    */
   async *receive(): AsyncGenerator<Message, void> {
-    if (this.#receiving) throw new LinkError("Cannot read from the link: somebody does already");
-    this.#receiving = true;
-    const buffer = new Uint8Array(READ_BYTES);
+    this.#becomeReader();
     try {
-      while (true) {
-        for (let frame; (frame = this.#arrived.shift()) !== undefined;) yield decodeMessage(frame);
-        // Wrong bytes behind the last frame end the connection now, not when the peer says more.
-        this.#decoder.push(buffer.subarray(0, 0));
-        const count = await this.#read(buffer);
-        if (count === null) return;
-        this.bytesReceived += count;
-        this.#arrived.push(...this.#decoder.push(buffer.subarray(0, count)));
-      }
+      for (let message; (message = await this.#take()) !== undefined;) yield message;
     } catch (error) {
-      if (error instanceof WireError) this.close();
+      if (error instanceof WireError) this.close("the peer's bytes were wrong");
       throw error;
     } finally {
-      this.#receiving = false;
+      this.#hasReader = false;
     }
   }
 
   /**
-   * The next message alone, for a handshake.
+   * The next message alone, for a handshake. What comes behind it is left for the next reader.
    *
-   * @throws {LinkError} when none comes in time
+   * @throws {LinkError} when none comes in time; the connection is closed
+   * @throws {WireError} when the peer's bytes are wrong; it was told so, and the connection is closed
    */
   async next(timeoutMs: number): Promise<Message> {
+    this.#becomeReader();
     const timer = setTimeout(() => this.close(`no answer within ${timeoutMs} ms`), timeoutMs);
     try {
-      const messages = this.receive();
-      const { value } = await messages.next();
-      if (value === undefined) {
-        throw this.#failure ?? new LinkError("Cannot use the link: it was closed");
-      }
-      await messages.return();
-      return value;
+      const message = await this.#take();
+      if (message === undefined) throw this.#break("the peer closed it");
+      return message;
+    } catch (error) {
+      if (error instanceof WireError) await this.refuse(error.message);
+      throw error;
     } finally {
       clearTimeout(timer);
+      this.#hasReader = false;
     }
+  }
+
+  /** Tell the peer why there is no link, and close. */
+  async refuse(reason: string): Promise<void> {
+    await this.send({ type: "refuse", reason }).catch(() => {});
+    await this.flush();
+    this.close();
   }
 
   /** Close the connection; what was not yet given to the socket is lost. */
@@ -116,7 +129,6 @@ export class LinkConnection {
     this.#failure = new LinkError(`Cannot use the link: ${reason}`);
     this.#queue.length = 0;
     this.#room?.reject(this.#failure);
-    this.#room?.promise.catch(() => {});
     try {
       this.#connection.close();
     } catch {
@@ -124,12 +136,38 @@ export class LinkConnection {
     }
   }
 
-  async #read(buffer: Uint8Array): Promise<number | null> {
+  #break(reason: string): LinkError {
+    this.close(reason);
+    return this.#failure!;
+  }
+
+  #becomeReader(): void {
+    if (this.#hasReader) throw new LinkError("Cannot read from the link: somebody does already");
+    this.#hasReader = true;
+  }
+
+  /** The next message, or nothing at the end of the connection. */
+  async #take(): Promise<Message | undefined> {
+    while (true) {
+      const frame = this.#arrived.shift();
+      if (frame !== undefined) return decodeMessage(frame);
+      // Wrong bytes behind the last frame end the connection now, not when the peer says more.
+      this.#decoder.push(NOTHING);
+      const count = await this.#read();
+      if (count === null) {
+        if (this.#decoder.bufferedBytes === 0) return undefined;
+        throw this.#break("the peer broke off in the middle of a message");
+      }
+      this.bytesReceived += count;
+      this.#arrived.push(...this.#decoder.push(this.#readBuffer.subarray(0, count)));
+    }
+  }
+
+  async #read(): Promise<number | null> {
     try {
-      return await this.#connection.read(buffer);
+      return await this.#connection.read(this.#readBuffer);
     } catch (error) {
-      this.close(reasonOf(error));
-      throw this.#failure;
+      throw this.#break(reasonOf(error));
     }
   }
 
@@ -159,34 +197,58 @@ function reasonOf(error: unknown): string {
 /**
  * Connect to an engine.
  *
- * @throws {LinkError} when nobody listens there
+ * @throws {LinkError} when nobody listens there, or the host does not answer in time
  */
-export async function connectLink(address: LinkAddress): Promise<LinkConnection> {
+export async function connectLink(
+  address: LinkAddress,
+  timeoutMs = CONNECT_MS,
+): Promise<LinkConnection> {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const timer = setTimeout(() => controller.abort(), timeoutMs);
   try {
     const connection = address.transport === "unix"
+      // It answers at once, or not at all: there is no way that a packet could be lost on.
       ? await Deno.connect(address)
-      : await Deno.connect(address);
+      : await Deno.connect({ ...address, signal });
     return new LinkConnection(connection);
   } catch (error) {
+    const detail = signal.aborted ? `no answer within ${timeoutMs} ms` : reasonOf(error);
     throw new LinkError(
-      `Cannot connect to the standby at ${formatAddress(address)}: ${reasonOf(error)}`,
+      `Cannot connect to the standby at ${formatAddress(address)}: ${detail}`,
       { cause: error },
     );
+  } finally {
+    clearTimeout(timer);
   }
 }
 
 /**
- * Listen for engines.
+ * Listen for engines. A unix socket that a killed process left behind is replaced.
  *
  * @throws {LinkError} when the address is taken or not this machine's
  */
-export function listenLink(address: LinkAddress): Deno.Listener {
+export async function listenLink(address: LinkAddress): Promise<Deno.Listener> {
   try {
-    return address.transport === "unix" ? Deno.listen(address) : Deno.listen(address);
+    if (address.transport === "tcp") return Deno.listen(address);
+    await removeStaleSocket(address.path);
+    return Deno.listen(address);
   } catch (error) {
     const detail = error instanceof Deno.errors.AddrInUse
       ? "the address is in use; choose another `replication.listen` or stop the other process"
       : reasonOf(error);
     throw new LinkError(`Cannot listen at ${formatAddress(address)}: ${detail}`, { cause: error });
+  }
+}
+
+/** A killed process leaves its socket behind: one that nobody answers on is nobody's. */
+async function removeStaleSocket(path: string): Promise<void> {
+  const info = await Deno.lstat(path).catch(() => undefined);
+  // Connecting to an ordinary file is refused as well, and that is not ours to remove.
+  if (!info?.isSocket) return;
+  try {
+    (await Deno.connect({ transport: "unix", path })).close();
+  } catch (error) {
+    if (error instanceof Deno.errors.ConnectionRefused) await Deno.remove(path);
   }
 }

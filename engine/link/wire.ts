@@ -37,12 +37,14 @@ import { FRAME_PAYLOAD_BYTES_MAX } from "../limits.ts";
 /** Size of a frame without its payload. */
 export const FRAME_HEADER_BYTES = 32;
 
+/** Where the type is in a frame. */
+export const FRAME_TYPE_AT = 5;
+
 const MAGIC = 0x434f_4c4f;
 const VERSION = 1;
 const COMPRESSED = 1;
 
 const VERSION_AT = 4;
-const TYPE_AT = 5;
 const FLAGS_AT = 6;
 const RESERVED_AT = 7;
 const EPOCH_AT = 8;
@@ -61,8 +63,14 @@ export interface Frame {
   readonly type: number;
   /** Number of the checkpoint that it belongs to; 0 where it belongs to none. */
   readonly epoch: number;
-  /** Not compressed. Of a decoded frame: a copy of its own. */
+  /** Not compressed. */
   readonly payload: Uint8Array;
+}
+
+/** A frame that has arrived; its payload is a copy of its own. */
+export interface ReceivedFrame extends Frame {
+  /** Position of its first byte, in bytes from the start of the connection. */
+  readonly offset: number;
 }
 
 /**
@@ -97,7 +105,7 @@ export class FrameEncoder {
   }
 
   /**
-   * Make a frame. A payload that lies in the memory of this encoder's kernels is read where it lies.
+   * Make a frame.
    *
    * @param compress Try LZ4, and keep the result where it saves at least one byte in 16
    * @returns The frame, a copy of its own
@@ -106,35 +114,16 @@ export class FrameEncoder {
   encode({ type, epoch, payload }: Frame, compress = false): Uint8Array<ArrayBuffer> {
     const { length } = payload;
     checkFrame(type, epoch, length);
-    const { bytes } = this.#kernels;
-    if (payload.buffer === bytes.buffer) {
-      return this.encodeAt(type, epoch, payload.byteOffset, length, compress);
-    }
-    const address = compress ? this.#input : this.#output + FRAME_HEADER_BYTES;
-    bytes.set(payload, address);
-    return this.encodeAt(type, epoch, address, length, compress);
-  }
-
-  /**
-   * As {@linkcode encode}, of a payload in the kernels' memory.
-   *
-   * @param address Where the payload lies
-   * @param length Its length, in bytes
-   */
-  encodeAt(
-    type: number,
-    epoch: number,
-    address: number,
-    length: number,
-    compress: boolean,
-  ): Uint8Array<ArrayBuffer> {
-    checkFrame(type, epoch, length);
     const kernels = this.#kernels;
     const target = this.#output + FRAME_HEADER_BYTES;
     // A target that has no room for a poor result makes the kernel give up on it.
     const capacity = compress ? length - Math.ceil(length / 16) : 0;
-    const compressed = capacity > 0 ? kernels.lz4Compress(address, length, target, capacity) : -1;
-    if (compressed < 0) kernels.copy(target, address, length);
+    let compressed = -1;
+    if (capacity > 0) {
+      kernels.bytes.set(payload, this.#input);
+      compressed = kernels.lz4Compress(this.#input, length, target, capacity);
+    }
+    if (compressed < 0) kernels.bytes.set(payload, target);
     return this.#seal(type, epoch, compressed < 0 ? length : compressed, length, compressed >= 0);
   }
 
@@ -149,7 +138,7 @@ export class FrameEncoder {
     const header = new DataView(bytes.buffer, this.#output, FRAME_HEADER_BYTES);
     header.setUint32(0, MAGIC);
     header.setUint8(VERSION_AT, VERSION);
-    header.setUint8(TYPE_AT, type);
+    header.setUint8(FRAME_TYPE_AT, type);
     header.setUint8(FLAGS_AT, compressed ? COMPRESSED : 0);
     header.setUint8(RESERVED_AT, 0);
     header.setUint32(EPOCH_AT, Math.floor(epoch / 2 ** 32));
@@ -199,9 +188,9 @@ export class FrameDecoder {
    * @returns The frames that are complete now; where wrong bytes follow them, the next call throws
    * @throws {WireError} when the bytes are no frame; every later call throws the same error
    */
-  push(chunk: Uint8Array): Frame[] {
+  push(chunk: Uint8Array): ReceivedFrame[] {
     if (this.#error !== undefined) throw this.#error;
-    const frames: Frame[] = [];
+    const frames: ReceivedFrame[] = [];
     try {
       for (let at = 0; at < chunk.length;) {
         this.#makeRoom();
@@ -232,7 +221,7 @@ export class FrameDecoder {
     }
   }
 
-  #next(): Frame | undefined {
+  #next(): ReceivedFrame | undefined {
     if (this.bufferedBytes < FRAME_HEADER_BYTES) return undefined;
     this.#header ??= this.#readHeader();
     if (this.bufferedBytes < FRAME_HEADER_BYTES + this.#header.length) return undefined;
@@ -249,8 +238,13 @@ export class FrameDecoder {
     const magic = view.getUint32(0);
     if (magic !== MAGIC) refuse(0, `it begins with 0x${hex(magic)}, not with "COLO"`);
     const version = view.getUint8(VERSION_AT);
-    if (version !== VERSION) refuse(VERSION_AT, `its version is ${version}, not ${VERSION}`);
-    const type = view.getUint8(TYPE_AT);
+    if (version !== VERSION) {
+      refuse(
+        VERSION_AT,
+        `its version is ${version}, not ${VERSION}: run the same release of colo on both hosts`,
+      );
+    }
+    const type = view.getUint8(FRAME_TYPE_AT);
     const flags = view.getUint8(FLAGS_AT);
     if ((flags & ~COMPRESSED) !== 0) refuse(FLAGS_AT, `its flags are 0x${flags.toString(16)}`);
     const reserved = view.getUint8(RESERVED_AT);
@@ -276,7 +270,7 @@ export class FrameDecoder {
     return { type, epoch, length, rawLength, compressed, checksum: { high, low } };
   }
 
-  #takeFrame(header: Header): Frame {
+  #takeFrame(header: Header): ReceivedFrame {
     const { length, rawLength, checksum, compressed, type, epoch } = header;
     const kernels = this.#kernels;
     const at = this.#buffer + this.#start;
@@ -298,10 +292,11 @@ export class FrameDecoder {
       }
       payload = this.#raw;
     }
+    const offset = this.#offset;
     this.#start += FRAME_HEADER_BYTES + length;
     this.#offset += FRAME_HEADER_BYTES + length;
     this.#header = undefined;
-    return { type, epoch, payload: kernels.bytes.slice(payload, payload + rawLength) };
+    return { type, epoch, payload: kernels.bytes.slice(payload, payload + rawLength), offset };
   }
 }
 

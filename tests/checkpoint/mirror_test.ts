@@ -122,7 +122,11 @@ for (
           assertEquals(feed(capture, initialStream(initial)), [{ type: "initial" }]);
           const { mirror } = capture;
           mirror.markAllMissing();
-          const secondary: Ram = Array.from({ length: PAGES }, () => new Uint8Array(4096));
+          // A fresh VM: its main memory is zero, its ROM is not.
+          const secondary: Ram = Array.from(
+            { length: PAGES },
+            (_, page) => new Uint8Array(4096).fill(page < 64 ? 0 : 0xee),
+          );
           const seed = () => {
             for (let chunk; (chunk = mirror.takeMissing(true)) !== undefined;) {
               load(secondary, capture.blocks, chunk);

@@ -19,7 +19,18 @@ Deno.test("parseAddress refuses what is no address", () => {
       `Cannot use address "${text}": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path`,
     );
   }
+  for (const text of ["127.0.0.256:1", "127.999.0.1:1", "127.0.0.1.1:1"]) {
+    assertThrows(() => parseAddress(text), ConfigError, `Cannot use address "${text}": `);
+  }
   assertThrows(() => parseAddress("unix:"), ConfigError, "the path is missing");
+  assertThrows(() => parseAddress("a\nb"), ConfigError, 'Cannot use address "a\\nb": write it as');
+});
+
+Deno.test("parseAddress says through its caller what is wrong", () => {
+  const fail = (detail: string): never => {
+    throw new RangeError(detail);
+  };
+  assertThrows(() => parseAddress("7700", fail), RangeError, "write it as 127.0.0.1:7700");
 });
 
 Deno.test("parseAddress refuses addresses of other machines, as the link is not encrypted", () => {

@@ -3,11 +3,14 @@ import fc from "fast-check";
 import { WireError } from "../../engine/errors.ts";
 import { BLOCK_COUNT_MAX } from "../../engine/limits.ts";
 import { decodeMessage, encodeMessage, type Message } from "../../engine/link/messages.ts";
-import { FrameDecoder, FrameEncoder } from "../../engine/link/wire.ts";
+import { FRAME_HEADER_BYTES, FrameDecoder, FrameEncoder } from "../../engine/link/wire.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
 
 const encoder = new FrameEncoder(WasmKernels.create());
 const decoder = new FrameDecoder(WasmKernels.create());
+
+/** Compresses, so that its place in the connection is not its place in what was said. */
+const MANY = new Uint8Array(5000);
 
 const epoch = fc.maxSafeNat();
 const count = fc.maxSafeNat();
@@ -73,7 +76,7 @@ function decodeJson(type: Message["type"], value: unknown): Message {
   const payload = new TextEncoder().encode(
     typeof value === "string" ? value : JSON.stringify(value),
   );
-  return decodeMessage({ type: typeNumber(type), epoch: 1, payload });
+  return decodeMessage({ type: typeNumber(type), epoch: 1, payload, offset: 0 });
 }
 
 for (const [type, arbitrary] of Object.entries(MESSAGES)) {
@@ -85,6 +88,37 @@ for (const [type, arbitrary] of Object.entries(MESSAGES)) {
     }));
   });
 }
+
+Deno.test("encodeMessage cuts texts that decodeMessage would refuse", () => {
+  const long = fc.string({ unit: "binary", minLength: 4090, maxLength: 9000 });
+  fc.assert(
+    fc.property(long, (reason) => {
+      for (const type of ["primaryLost", "refuse", "replicaFailed", "goodbye"] as const) {
+        const [frame] = decoder.push(encoder.encode(encodeMessage({ type, reason })));
+        assert(frame !== undefined);
+        const message = decodeMessage(frame);
+        assert(message.type === type);
+        if (reason.length <= 4096) assertEquals(message.reason, reason);
+        else assertEquals(message.reason, reason.slice(0, 4095) + "\u2026");
+      }
+    }),
+    { numRuns: 50 },
+  );
+});
+
+Deno.test("decodeMessage says where in the connection the wrong message is", () => {
+  const decoder = new FrameDecoder(WasmKernels.create());
+  const before = encoder.encode(encodeMessage({ type: "pages", epoch: 1, records: MANY }), true);
+  assertEquals(decoder.push(before).length, 1);
+  const unknown = encoder.encode({ type: 200, epoch: 0, payload: new Uint8Array(0) });
+  const wrong = encoder.encode({ type: typeNumber("refuse"), epoch: 0, payload: MANY }, true);
+  for (const [bytes, at] of [[unknown, 5], [wrong, FRAME_HEADER_BYTES]] as const) {
+    const start = before.length + (bytes === wrong ? unknown.length : 0);
+    const [frame] = decoder.push(bytes);
+    assert(frame !== undefined);
+    assertEquals(assertThrows(() => decodeMessage(frame), WireError).offset, start + at);
+  }
+});
 
 Deno.test("encodeMessage gives every type of message a number of its own", () => {
   const numbers = Object.keys(MESSAGES).map((type) => typeNumber(type as Message["type"]));
@@ -100,7 +134,7 @@ Deno.test("decodeMessage ignores members that it does not know", () => {
 
 Deno.test("decodeMessage refuses a type that it does not know", () => {
   for (const type of [0, 4, 16, 255]) {
-    const frame = { type, epoch: 0, payload: new Uint8Array(0) };
+    const frame = { type, epoch: 0, payload: new Uint8Array(0), offset: 0 };
     assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
   }
 });
@@ -122,6 +156,7 @@ const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
   ["refuse", { reason: null }],
   ["commit", { pagesFrames: 1, pageBytes: 1 }],
   ["takenOver", { runningAtMs: "1" }],
+  ["takenOver", '{ "runningAtMs": 1e999 }'],
   ["seedBegin", seed()],
   ["seedBegin", seed(null)],
   ["seedBegin", seed(block("", 4096))],
@@ -151,7 +186,8 @@ Deno.test("decodeMessage refuses payloads that lack what they must have", () => 
 
 Deno.test("decodeMessage refuses a payload that is no UTF-8", () => {
   const payload = Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d);
-  assertThrows(() => decodeMessage({ type: typeNumber("refuse"), epoch: 0, payload }), WireError);
+  const frame = { type: typeNumber("refuse"), epoch: 0, payload, offset: 0 };
+  assertThrows(() => decodeMessage(frame), WireError);
 });
 
 Deno.test("decodeMessage gives a message or a WireError for any payload", () => {

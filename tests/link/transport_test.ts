@@ -1,8 +1,8 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert/mod.js";
+import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
 import { join } from "@std/path/mod.js";
-import { LinkError, WireError } from "../../engine/errors.ts";
-import { LINK_QUEUE_BYTES_MAX } from "../../engine/limits.ts";
-import type { LinkAddress } from "../../engine/link/address.ts";
+import { LinkError, LocalProtocolError, WireError } from "../../engine/errors.ts";
+import { LINK_QUEUE_BYTES_MAX, LINK_UNSENT_BYTES_MAX } from "../../engine/limits.ts";
+import { formatAddress, type LinkAddress } from "../../engine/link/address.ts";
 import { encodeMessage, type Message } from "../../engine/link/messages.ts";
 import { connectLink, LinkConnection, listenLink } from "../../engine/link/transport.ts";
 import { FrameEncoder } from "../../engine/link/wire.ts";
@@ -24,7 +24,7 @@ async function withSockets(
   address: LinkAddress,
   run: (near: LinkConnection, far: Deno.Conn) => Promise<void>,
 ): Promise<void> {
-  const listener = listenLink(address);
+  const listener = await listenLink(address);
   try {
     const accepting = listener.accept();
     const near = await connectLink(addressOf(listener));
@@ -67,14 +67,18 @@ function addressOf({ addr }: Deno.Listener): LinkAddress {
 /** The system picks a free port. */
 const TCP: LinkAddress = { transport: "tcp", hostname: "127.0.0.1", port: 0 };
 
-async function overBoth(run: (address: LinkAddress) => Promise<void>): Promise<void> {
-  await run(TCP);
+async function inDirectory(run: (directory: string) => Promise<void>): Promise<void> {
   const directory = await Deno.makeTempDir({ prefix: "colo-link-" });
   try {
-    await run({ transport: "unix", path: join(directory, "link.sock") });
+    await run(directory);
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
+}
+
+async function overBoth(run: (address: LinkAddress) => Promise<void>): Promise<void> {
+  await run(TCP);
+  await inDirectory((directory) => run({ transport: "unix", path: join(directory, "link.sock") }));
 }
 
 Deno.test("LinkConnection carries messages both ways and in order, over TCP and unix", async () => {
@@ -153,7 +157,7 @@ Deno.test("LinkConnection rejects a sender that waits when it is closed", async 
   await withSockets(TCP, async (near) => {
     const records = noise(1024 * 1024);
     const sends = Array.from(
-      { length: 40 },
+      { length: 20 },
       (_, epoch) =>
         near.send({ type: "pages", epoch, records }).then(() => "taken", () => "refused"),
     );
@@ -161,6 +165,36 @@ Deno.test("LinkConnection rejects a sender that waits when it is closed", async 
     near.close();
     assert((await Promise.all(sends)).includes("refused"));
     await assertRejects(() => near.send({ type: "replicaReady" }), LinkError, "it was closed");
+  });
+});
+
+Deno.test("LinkConnection closes itself on a caller that sends without waiting", async () => {
+  await withSockets(TCP, async (near) => {
+    const records = noise(1024 * 1024);
+    const count = 2 * LINK_UNSENT_BYTES_MAX / records.length;
+    const ends = await Promise.all(
+      Array.from(
+        { length: count },
+        (_, epoch) => near.send({ type: "pages", epoch, records }).then(() => "", String),
+      ),
+    );
+    const refused = ends.filter((end) => end.includes("send must be awaited"));
+    // What was below the queue's bound is taken, what waited behind it is refused with the rest.
+    assert(ends.slice(0, 7).every((end) => end === ""), ends[0]);
+    assertEquals(refused.length, count - LINK_QUEUE_BYTES_MAX / records.length + 1);
+    await assertRejects(() => near.send({ type: "replicaReady" }), LinkError, "must be awaited");
+  });
+});
+
+Deno.test("LinkConnection.send rejects what no frame can hold, and goes on", async () => {
+  await withLink(TCP, async (near, far) => {
+    const records = new Uint8Array(1024 * 1024 + 1);
+    // It must not throw before there is a promise: a caller may only have a catch on that.
+    const sent = near.send({ type: "pages", epoch: 1, records });
+    await assertRejects(() => sent, LocalProtocolError);
+    await assertRejects(() => near.send({ type: "committed", epoch: -1 }), LocalProtocolError);
+    await near.send({ type: "replicaReady" });
+    assertEquals(await far.next(5000), { type: "replicaReady" });
   });
 });
 
@@ -190,10 +224,57 @@ Deno.test("LinkConnection.receive ends when the peer closes after whole frames",
   });
 });
 
-Deno.test("LinkConnection.receive drops a peer whose bytes are no frames", async () => {
+Deno.test("LinkConnection.receive fails when the peer breaks off in the middle of a message", async () => {
+  const frame = new FrameEncoder(WasmKernels.create())
+    .encode(encodeMessage({ type: "primaryLost", reason: "killed" }));
+  for (const count of [1, 32, frame.length - 1, frame.length + 3]) {
+    await withSockets(TCP, async (near, far) => {
+      await far.write(Uint8Array.of(...frame, ...frame).subarray(0, count));
+      far.close();
+      const received: Message[] = [];
+      const reading = async () => {
+        for await (const message of near.receive()) received.push(message);
+      };
+      const detail = "the peer broke off in the middle of a message";
+      await assertRejects(reading, LinkError, detail);
+      assertEquals(received.length, count > frame.length ? 1 : 0);
+      await assertRejects(() => near.send({ type: "replicaReady" }), LinkError, detail);
+    });
+  }
+});
+
+Deno.test("LinkConnection.next says that the peer closed", async () => {
+  await withSockets(TCP, async (near, far) => {
+    far.close();
+    await assertRejects(() => near.next(5000), LinkError, "the peer closed it");
+  });
+});
+
+Deno.test("LinkConnection.next tells a peer that speaks otherwise why it is dropped", async () => {
   await withSockets(TCP, async (near, far) => {
     await far.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"));
     await assertRejects(() => near.next(5000), WireError, 'not with "COLO"');
+    const peer = new LinkConnection(far);
+    const answer = await peer.next(5000);
+    assert(answer.type === "refuse" && answer.reason.includes('not with "COLO"'));
+    await assertRejects(() => peer.next(5000), LinkError, "the peer closed it");
+  });
+});
+
+Deno.test("LinkConnection has one reader at a time", async () => {
+  await withLink(TCP, async (near, far) => {
+    const first = near.next(5000);
+    await assertRejects(() => near.next(5000), LinkError, "somebody does already");
+    await assertRejects(() => near.receive().next(), LinkError, "somebody does already");
+    await far.send({ type: "replicaReady" });
+    assertEquals(await first, { type: "replicaReady" });
+  });
+});
+
+Deno.test("LinkConnection.receive drops a peer whose bytes are no frames", async () => {
+  await withSockets(TCP, async (near, far) => {
+    await far.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"));
+    await assertRejects(() => near.receive().next(), WireError, 'not with "COLO"');
     await assertRejects(() => near.send({ type: "replicaReady" }), LinkError);
     assertEquals(await far.read(new Uint8Array(1)).catch(() => null), null);
   });
@@ -228,24 +309,49 @@ Deno.test("LinkConnection.close may be called again and again", async () => {
   });
 });
 
-Deno.test("listenLink says what to do about an address in use", () => {
-  const listener = listenLink(TCP);
-  try {
-    const address = addressOf(listener);
-    assert(address.transport === "tcp");
-    assertThrows(
-      () => listenLink(address),
-      LinkError,
-      `127.0.0.1:${address.port}: the address is in use; ` +
-        "choose another `replication.listen` or stop the other process",
-    );
-  } finally {
-    listener.close();
-  }
+Deno.test("listenLink says what to do about an address in use", async () => {
+  await overBoth(async (free) => {
+    const listener = await listenLink(free);
+    try {
+      const address = addressOf(listener);
+      await assertRejects(
+        () => listenLink(address),
+        LinkError,
+        `${formatAddress(address)}: the address is in use; ` +
+          "choose another `replication.listen` or stop the other process",
+      );
+    } finally {
+      listener.close();
+    }
+  });
+});
+
+Deno.test("listenLink takes over the socket of a process that was killed", async () => {
+  await inDirectory(async (directory) => {
+    const path = join(directory, "link.sock");
+    // Renamed, the socket outlives its listener, as it does when a process is killed.
+    const killed = await listenLink({ transport: "unix", path: `${path}.1` });
+    await Deno.rename(`${path}.1`, path);
+    killed.close();
+    assert((await Deno.lstat(path)).isSocket);
+    await withLink({ transport: "unix", path }, async (near, far) => {
+      await near.send({ type: "replicaReady" });
+      assertEquals(await far.next(5000), { type: "replicaReady" });
+    });
+  });
+});
+
+Deno.test("listenLink leaves a file alone that is no socket", async () => {
+  await inDirectory(async (directory) => {
+    const path = join(directory, "notes.txt");
+    await Deno.writeTextFile(path, "precious");
+    await assertRejects(() => listenLink({ transport: "unix", path }), LinkError, "in use");
+    assertEquals(await Deno.readTextFile(path), "precious");
+  });
 });
 
 Deno.test("connectLink says that nobody listens", async () => {
-  const listener = listenLink(TCP);
+  const listener = await listenLink(TCP);
   const address = addressOf(listener);
   listener.close();
   await assertRejects(
@@ -253,4 +359,20 @@ Deno.test("connectLink says that nobody listens", async () => {
     LinkError,
     "Cannot connect to the standby at 127.",
   );
+});
+
+Deno.test("connectLink gives up on a host that does not answer", async () => {
+  // Nobody accepts: once the backlog is full the system answers no further connection.
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0, tcpBacklog: 1 });
+  const address = addressOf(listener);
+  const opened: LinkConnection[] = [];
+  try {
+    const error = await assertRejects(async () => {
+      while (opened.length < 16) opened.push(await connectLink(address, 200));
+    }, LinkError);
+    assert(error.message.endsWith(": no answer within 200 ms"), error.message);
+  } finally {
+    for (const connection of opened) connection.close();
+    listener.close();
+  }
 });

@@ -96,3 +96,17 @@ Deno.test("bitmapNextRun walks over every set bit exactly once", () => {
     },
   ));
 });
+
+Deno.test("bitmapNextRun agrees with the reference from any bit of any bitmap", () => {
+  const lengthAndFrom = fc.oneof(fc.nat(40), fc.nat(BITS_MAX)).chain((bits) =>
+    fc.record({ bits: fc.constant(bits), from: fc.nat(bits) })
+  );
+  fc.assert(
+    fc.property(contentsOf(BYTES_MAX), lengthAndFrom, (bytes, { bits, from }) => {
+      twin.reset();
+      twin.set(bitmap, bytes);
+      twin.run((kernels) => kernels.bitmapNextRun(bitmap, bits, from, out));
+    }),
+    { numRuns: 500 },
+  );
+});

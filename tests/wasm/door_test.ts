@@ -37,6 +37,7 @@ function wrongCalls(k: KernelSet, a: number): Record<string, () => void> {
     "encodePages table": () => encode(k, a, { table: end }),
     "encodePages from": () => encode(k, a, { from: 2 }),
     "encodePages block behind pages": () => encode(k, a, { blockFirstPage: 2 }),
+    "encodePages mode": () => encode(k, a, { mode: 3 }),
     "encodePages mirror": () => encode(k, a, { mirror: end }),
     "encodePages name": () => encode(k, a, { name: end - 5 }),
     "encodePages long name": () => encode(k, a, { nameLength: 256 }),
@@ -70,6 +71,7 @@ function wrongCalls(k: KernelSet, a: number): Record<string, () => void> {
 }
 
 interface EncodeArguments {
+  mode: number;
   table: number;
   from: number;
   blockFirstPage: number;
@@ -83,9 +85,9 @@ interface EncodeArguments {
 
 function encode(k: KernelSet, a: number, wrong: Partial<EncodeArguments>): void {
   const right = { table: a, from: 0, blockFirstPage: 1, mirror: a, name: a, nameLength: 6 };
-  const args = { ...right, target: a, counters: a, out: a, ...wrong };
+  const args = { ...right, mode: ENCODE.DELTA, target: a, counters: a, out: a, ...wrong };
   k.encodePages(
-    ENCODE.DELTA,
+    args.mode,
     args.table,
     args.from,
     1,

@@ -49,6 +49,8 @@ export const SCAN_BAD_ADDRESS: i32 = -1;
 // @ts-ignore: decorator
 @inline
 export const ENCODE_DELTA: i32 = 0;
+// @ts-ignore: decorator
+@inline
 export const ENCODE_SEED: i32 = 2;
 
 // @ts-ignore: decorator

@@ -4,6 +4,7 @@
 #
 #   colo-boot nonce=<hex> chain=<sha256> file=<sha256>      once
 #   colo-tick <n> up=<seconds> chain=<sha256> file=ok|BAD   twice a second, n = 1, 2, 3...
+#   colo-load KIND                                          once, when the load has been prepared
 #
 #   chain of the boot line = sha256("colo" followed by the nonce's digits)
 #   chain of tick n        = sha256("<previous chain> <n>"), no newline
@@ -18,6 +19,9 @@
 #     tick                     the ticks alone (default)
 #     idle                     nothing, not even the ticks
 #     small-writes             rewrites a few bytes of each of load_pages pages every load_ms
+#     sweep                    rewrites load_pages pages (a multiple of 64) every load_ms, with a few
+#                              bytes of each changed: many more pages than small-writes can reach
+#     text                     rewrites a file of load_pages pages of words every load_ms
 #     random                   fills load_pages pages with random bytes every load_ms
 #   colo.load_pages=N        default 256
 #   colo.load_ms=N           default 100
@@ -81,6 +85,7 @@ small_writes() {
     printf %s "$page" >"/run/load/$i"
     i=$((i + 1))
   done
+  echo "colo-load small-writes"
   round=0
   set -- /run/load/*
   read_clock
@@ -93,7 +98,57 @@ small_writes() {
   done
 }
 
+sweep() {
+  page=$(head -c 2040 /dev/urandom | xxd -p | tr -d '\n')
+  pieces= i=0
+  while [ "$i" -lt "$load_pages" ]; do
+    pieces="$pieces /run/piece"
+    i=$((i + 64))
+  done
+  echo "colo-load sweep"
+  round=0
+  read_clock
+  next=$now
+  while :; do
+    round=$((round + 1))
+    i=0
+    while [ "$i" -lt 64 ]; do
+      printf '%s%016d' "$page" "$round"
+      i=$((i + 1))
+    done >/run/piece
+    cat $pieces 1<>/run/load
+    next=$((next + load_ms / 10))
+    sleep_until "$next"
+  done
+}
+
+# The words of a vocabulary, the frequent ones more often, in an order that starts elsewhere each time.
+text_churn() {
+  bytes=$((load_pages * 4096))
+  awk -v bytes="$bytes" 'BEGIN {
+    for (i = 0; i < 4000; i++) {
+      for (j = 2 + int(rand() * 9); j > 0; j--) word[i] = word[i] sprintf("%c", 97 + int(rand() * 26))
+    }
+    while (written < bytes) {
+      next_word = word[int(exp(rand() * log(4000))) - 1] " "
+      printf "%s", next_word
+      written += length(next_word)
+    }
+  }' >/run/words
+  echo "colo-load text"
+  at=0
+  read_clock
+  next=$now
+  while :; do
+    at=$(((at + 123457) % bytes))
+    { tail -c "+$at" /run/words; head -c "$at" /run/words; } >/run/text
+    next=$((next + load_ms / 10))
+    sleep_until "$next"
+  done
+}
+
 random_writes() {
+  echo "colo-load random"
   read_clock
   next=$now
   while :; do
@@ -123,6 +178,8 @@ echo "colo-boot nonce=$nonce chain=$chain file=$file"
 case $load in
   idle) while :; do sleep 1000000; done ;;
   small-writes) small_writes & ;;
+  sweep) sweep & ;;
+  text) text_churn & ;;
   random) random_writes & ;;
 esac
 tick_forever

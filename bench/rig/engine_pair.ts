@@ -1,0 +1,172 @@
+/**
+ * Ours: the two commands that two hosts would run, as processes, and what they report.
+ *
+ * @module
+ */
+
+import { TextLineStream } from "@std/streams/mod.js";
+import { freePort } from "../../cli/demo/session.ts";
+import { ColoError } from "../../engine/errors.ts";
+import type { CheckpointReport, Report } from "../../engine/host/mod.ts";
+import type { Checkpoint, Contender } from "./contender.ts";
+import type { BenchGuest } from "./guest.ts";
+import type { ShapedNetwork } from "./network.ts";
+import { freshDirectory, type Rig, until } from "./rig.ts";
+
+/** How the two are joined. */
+export interface EngineOptions {
+  readonly periodMs: number;
+  /** Between two namespaces; over loopback when left out. */
+  readonly network?: ShapedNetwork | undefined;
+  readonly httpPort?: number | undefined;
+}
+
+const PORT = 7702;
+const PROTECTED_TIMEOUT_MS = 120_000;
+const CHECKPOINT_TIMEOUT_MS = 60_000;
+
+/** How long a command may take to clean up before it is killed. */
+const STOP_TIMEOUT_MS = 10_000;
+
+/** `colo standby` and `colo run`. */
+export class EnginePair implements Contender {
+  readonly #rig: Rig;
+  readonly #commands: readonly [primary: Command, standby: Command];
+
+  private constructor(rig: Rig, primary: Command, standby: Command) {
+    this.#rig = rig;
+    this.#commands = [primary, standby];
+  }
+
+  /** Start both; returns when the guest is protected. */
+  static async start(guest: BenchGuest, options: EngineOptions): Promise<EnginePair> {
+    const { rig } = guest;
+    const { network, httpPort } = options;
+    const directory = await freshDirectory(rig);
+    const address = network === undefined
+      ? `127.0.0.1:${freePort()}`
+      : `${network.secondary.address}:${PORT}`;
+    const replication = (end: "peer" | "listen") =>
+      [
+        "[replication]",
+        `period = ${options.periodMs}`,
+        `${end} = "${address}"`,
+        ...(network === undefined ? [] : ['encryption = "none"']),
+      ].join("\n");
+    const paths = { run: `${directory}/primary.toml`, standby: `${directory}/standby.toml` };
+    const primaryToml = guest.toml({ side: "primary", httpPort, rest: replication("peer") });
+    const standbyToml = guest.toml({ side: "secondary", rest: replication("listen") });
+    await Deno.writeTextFile(paths.run, primaryToml);
+    await Deno.writeTextFile(paths.standby, standbyToml);
+    const standby = new Command(network?.secondary.prefix ?? [], ["standby", paths.standby]);
+    const primary = new Command(network?.primary.prefix ?? [], ["run", paths.run]);
+    const pair = new EnginePair(rig, primary, standby);
+    try {
+      await pair.#until(
+        () => pair.#reports("primary").some(({ phase }) => phase === "protected"),
+        "the guest is protected",
+        PROTECTED_TIMEOUT_MS,
+      );
+      return pair;
+    } catch (error) {
+      await pair.close();
+      throw error;
+    }
+  }
+
+  /** How it was seeded. */
+  get seeded(): Extract<Report, { event: "seeded" }> {
+    const report = this.#reports("seeded")[0];
+    if (report === undefined) throw new ColoError("Cannot tell the seed: it was not reported");
+    return report;
+  }
+
+  async take(count: number): Promise<Checkpoint[]> {
+    // The one that is under way belongs to what was before.
+    const from = this.#checkpoints().length + 1;
+    const taken = () => this.#checkpoints().length >= from + count;
+    await this.#until(taken, "checkpoints are replicated", CHECKPOINT_TIMEOUT_MS);
+    return this.#checkpoints().slice(from, from + count).map((report) => ({
+      pauseMs: report.pauseMs,
+      pages: report.dirtyPages,
+      bytes: report.wireBytes,
+    }));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#commands.map((command) => command.stop()));
+  }
+
+  #checkpoints(): CheckpointReport[] {
+    return this.#reports("checkpoint").filter(({ replicated }) => replicated);
+  }
+
+  #reports<Event extends Report["event"]>(event: Event): Extract<Report, { event: Event }>[] {
+    return this.#commands[0].reports.filter(
+      (report): report is Extract<Report, { event: Event }> => report.event === event,
+    );
+  }
+
+  async #until(condition: () => boolean, what: string, timeoutMs: number): Promise<void> {
+    const holds = () => {
+      for (const command of this.#commands) command.requireAlive();
+      return condition();
+    };
+    await until(holds, what, timeoutMs, this.#rig.signal);
+  }
+}
+
+/** One `colo` command. */
+class Command {
+  readonly reports: Report[] = [];
+  readonly #name: string;
+  readonly #child: Deno.ChildProcess;
+  #lastWords = "";
+  #ended = false;
+
+  constructor(prefix: readonly string[], args: readonly string[]) {
+    this.#name = args[0]!;
+    const main = new URL("../../cli/colo.ts", import.meta.url).pathname;
+    const [program = "", ...rest] = [...prefix, Deno.execPath(), "run", "-A", main, ...args];
+    this.#child = new Deno.Command(program, {
+      args: [...rest, "--json"],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      // A terminal's Ctrl-C reaches the benchmark alone, which then ends both in order.
+      detached: true,
+    }).spawn();
+    this.#child.status.then(() => this.#ended = true);
+    lines(this.#child.stdout, (line) => this.reports.push(JSON.parse(line) as Report));
+    lines(this.#child.stderr, (line) => this.#lastWords = line);
+  }
+
+  requireAlive(): void {
+    if (!this.#ended) return;
+    throw new ColoError(`colo ${this.#name} ended: ${this.#lastWords || "it said nothing"}`);
+  }
+
+  async stop(): Promise<void> {
+    this.#kill("SIGTERM");
+    const timer = setTimeout(() => this.#kill("SIGKILL"), STOP_TIMEOUT_MS);
+    await this.#child.status;
+    clearTimeout(timer);
+  }
+
+  #kill(signal: Deno.Signal): void {
+    try {
+      this.#child.kill(signal);
+    } catch {
+      // It has ended already.
+    }
+  }
+}
+
+async function lines(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+  take: (line: string) => void,
+): Promise<void> {
+  const text: ReadableStream<string> = stream.pipeThrough(new TextDecoderStream())
+    .pipeThrough(new TextLineStream());
+  for await (const line of text) if (line !== "") take(line);
+}

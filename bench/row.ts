@@ -1,0 +1,55 @@
+/**
+ * One line of a benchmark's table, and how it is made of measurements. Pure.
+ *
+ * @module
+ */
+
+/** Ours next to a peer's, measured in turn with it. */
+export interface Row {
+  readonly case: string;
+  readonly unit: string;
+  readonly ours: number;
+  /** Null where there is nothing to compare with. */
+  readonly peer: number | null;
+  readonly peerName: string | null;
+  /** ours / peer */
+  readonly ratio: number | null;
+  /** The ratio that is wanted: at the least or at the most, as the area says; null for none. */
+  readonly bar: number | null;
+  readonly ok: boolean | null;
+}
+
+/** What {@linkcode costRow} puts together. */
+export interface Cost {
+  readonly case: string;
+  readonly unit: string;
+  /** One figure an alternation, in `unit`. */
+  readonly ours: readonly number[];
+  readonly peer: readonly number[];
+  readonly peerName: string;
+  /** The most that ours / peer may be. */
+  readonly bar?: number | undefined;
+}
+
+/** The row of something that is better the less it is, such as time or bytes: its medians. */
+export function costRow({ case: name, unit, ours, peer, peerName, bar }: Cost): Row {
+  const ratio = median(ours) / median(peer);
+  return {
+    case: name,
+    unit,
+    ours: median(ours),
+    peer: median(peer),
+    peerName,
+    ratio,
+    bar: bar ?? null,
+    ok: bar === undefined ? null : ratio <= bar,
+  };
+}
+
+/** The middle value, or the mean of the two middle ones; NaN of none. */
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const upper = sorted[Math.floor(sorted.length / 2)] ?? NaN;
+  const lower = sorted[Math.ceil(sorted.length / 2) - 1] ?? NaN;
+  return (lower + upper) / 2;
+}

@@ -1,0 +1,438 @@
+import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
+import fc from "fast-check";
+import { StateError } from "../../engine/errors.ts";
+import {
+  type PrimaryEffect,
+  type PrimaryEvent,
+  PrimaryMachine,
+  type PrimaryPhase,
+  SEED_LAST_PASS_PAGES,
+  SEED_PASSES_MAX,
+} from "../../engine/failover/primary.ts";
+
+const OPTIONS = { periodMs: 500, minIntervalMs: 50 };
+
+const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
+  "initial": { type: "initial" },
+  "request": { type: "request" },
+  "whole": { type: "whole", epoch: 9 },
+  "replica-ready": { type: "replica-ready" },
+  "seed-pass": { type: "seed-pass", missingPages: 10 },
+  "seed-sent": { type: "seed-sent", epoch: 1 },
+  "committed": { type: "committed", epoch: 1 },
+  "loaded": { type: "loaded", epoch: 1 },
+  "replica-lost": { type: "replica-lost", reason: "gone" },
+  "demand": { type: "demand" },
+  "tick": { type: "tick" },
+  "capture-lost": { type: "capture-lost", reason: "broken" },
+  "guest-ended": { type: "guest-ended", reason: "off" },
+  "qemu-lost": { type: "qemu-lost", reason: "killed" },
+};
+
+/** How to get into each phase. In `joining` and `protected` checkpoint 1 is the seed. */
+const WAYS: Readonly<Record<PrimaryPhase, readonly PrimaryEvent["type"][]>> = {
+  starting: [],
+  alone: ["initial"],
+  seeding: ["initial", "replica-ready"],
+  joining: ["initial", "replica-ready", "seed-sent"],
+  protected: ["initial", "replica-ready", "seed-sent", "committed", "loaded"],
+  unattended: ["initial", "capture-lost"],
+  ended: ["qemu-lost"],
+};
+
+/**
+ * What each event leads to in each phase, soon after the last checkpoint: `!` cannot happen, `-` nothing,
+ * else the effects in their order; `>phase` is the report of a new phase.
+ */
+const TABLE = `
+               starting           alone              seeding                 joining             protected           unattended         ended
+initial        ready,>alone       !                  !                       !                   !                   ready,>alone       -
+request        !                  wake               wake                    -                   wake                !                  -
+whole          !                  acknowledge,absorb acknowledge,absorb      acknowledge,send    acknowledge,send    !                  -
+replica-ready  -                  >seeding,seed      -                       -                   -                   -                  -
+seed-pass      -                  -                  -                       -                   -                   -                  -
+seed-sent      !                  !                  commit-seed,>joining    !                   !                   !                  -
+committed      -                  -                  -                       clear-missing       -                   -                  -
+loaded         -                  -                  -                       >protected          -                   -                  -
+replica-lost   -                  -                  >alone                  >alone              >alone              -                  -
+demand         -                  -                  -                       -                   -                   -                  -
+tick           -                  -                  -                       -                   -                   -                  -
+capture-lost   release,>unatt     release,>unatt     release,>unatt          release,>unatt      release,>unatt      release,>unatt     -
+guest-ended    goodbye,>ended     goodbye,>ended     goodbye,>ended          goodbye,>ended      goodbye,>ended      goodbye,>ended     -
+qemu-lost      lost,>ended        lost,>ended        lost,>ended             lost,>ended         lost,>ended         lost,>ended        -
+`;
+
+const SHORT: Readonly<Record<string, string>> = {
+  "release-guest": "release",
+  "tell-goodbye": "goodbye",
+  "tell-primary-lost": "lost",
+  ">unattended": ">unatt",
+};
+
+function describe(effects: readonly PrimaryEffect[]): string {
+  const words = effects.map((effect) => effect.type === "report" ? `>${effect.phase}` : effect.type)
+    .map((word) => SHORT[word] ?? word);
+  return words.join(",") || "-";
+}
+
+function machineIn(phase: PrimaryPhase): PrimaryMachine {
+  const machine = new PrimaryMachine(OPTIONS, 0);
+  for (const type of WAYS[phase]) machine.step(EVENTS[type], 0);
+  assertEquals(machine.phase, phase);
+  return machine;
+}
+
+Deno.test("PrimaryMachine takes every event in every phase as its table says", () => {
+  const [head = "", ...rows] = TABLE.trim().split("\n").map((line) => line.trim());
+  const phases = head.split(/\s+/) as PrimaryPhase[];
+  assertEquals(new Set(phases), new Set(Object.keys(WAYS)));
+  assertEquals(rows.map((row) => row.split(/\s+/)[0]), Object.keys(EVENTS));
+  for (const row of rows) {
+    const [type, ...cells] = row.split(/\s+/);
+    const event = EVENTS[type as PrimaryEvent["type"]];
+    phases.forEach((phase, column) => {
+      const machine = machineIn(phase);
+      const cell = cells[column];
+      if (cell === "!") {
+        const error = assertThrows(() => machine.step(event, 0), StateError, phase);
+        assertEquals(error.state, phase);
+        assertEquals(machine.phase, phase);
+      } else {
+        assertEquals(describe(machine.step(event, 0)), cell, `${type} while ${phase}`);
+      }
+    });
+  }
+});
+
+Deno.test("PrimaryMachine takes a checkpoint every period, and at once when one is demanded", () => {
+  const machine = machineIn("alone");
+  assertEquals(machine.step(EVENTS.request, 10), [{ type: "wake", atMs: 500 }]);
+  assertEquals(machine.step(EVENTS.tick, 499), [{ type: "wake", atMs: 500 }]);
+  assertEquals(machine.step(EVENTS.tick, 500), [{ type: "reply" }]);
+  machine.step({ type: "whole", epoch: 1 }, 505);
+  machine.step(EVENTS.request, 510);
+  assertEquals(machine.step(EVENTS.demand, 520), [{ type: "wake", atMs: 550 }]);
+  assertEquals(machine.step(EVENTS.tick, 550), [{ type: "reply" }]);
+  // A demand before QEMU asks is remembered.
+  machine.step({ type: "whole", epoch: 2 }, 555);
+  assertEquals(machine.step(EVENTS.demand, 700), []);
+  assertEquals(machine.step(EVENTS.request, 701), [{ type: "reply" }]);
+});
+
+Deno.test("PrimaryMachine takes no checkpoint before the secondary holds the last one", () => {
+  const machine = machineIn("protected");
+  machine.step(EVENTS.request, 0);
+  assertEquals(machine.step(EVENTS.tick, 500), [{ type: "reply" }]);
+  machine.step({ type: "whole", epoch: 2 }, 501);
+  assertEquals(machine.step(EVENTS.request, 510), []);
+  assertEquals(machine.step(EVENTS.tick, 5000), []);
+  assertEquals(machine.step({ type: "committed", epoch: 1 }, 5001), [], "an older one's answer");
+  assertEquals(machine.step({ type: "committed", epoch: 2 }, 5002), [
+    { type: "clear-missing" },
+    { type: "reply" },
+  ]);
+});
+
+Deno.test("PrimaryMachine lets the last pass of a seed come before the next checkpoint", () => {
+  const held = (passes: readonly number[]) => {
+    const machine = machineIn("seeding");
+    for (const missingPages of passes) machine.step({ type: "seed-pass", missingPages }, 0);
+    machine.step(EVENTS.request, 0);
+    return machine.step(EVENTS.tick, 500).length === 0;
+  };
+  const many = SEED_LAST_PASS_PAGES + 1;
+  assertEquals(held([]), false);
+  assertEquals(held([many]), false);
+  assertEquals(held([SEED_LAST_PASS_PAGES]), true);
+  assertEquals(held(Array(SEED_PASSES_MAX - 1).fill(many)), false);
+  assertEquals(held(Array(SEED_PASSES_MAX).fill(many)), true, "however many are left");
+});
+
+Deno.test("PrimaryMachine takes the held checkpoint when the secondary is lost while it is seeded", () => {
+  const machine = machineIn("seeding");
+  machine.step({ type: "seed-pass", missingPages: 0 }, 0);
+  machine.step(EVENTS.request, 0);
+  assertEquals(machine.step(EVENTS.tick, 600), []);
+  assertEquals(describe(machine.step(EVENTS["replica-lost"], 601)), ">alone,reply");
+});
+
+/** The rules that hold whatever happens, checked effect by effect. */
+class Rules {
+  #requested = false;
+  #inFlight: number | undefined;
+  #replica = false;
+  #lastReplyMs = 0;
+  /** A checkpoint whose fate is open: it was acknowledged, but neither taken in nor sent. */
+  #open = false;
+  phase: PrimaryPhase = "starting";
+
+  /** What the event itself changes, before its effects. */
+  before(event: PrimaryEvent): void {
+    if (this.phase === "ended") return;
+    if (event.type === "request") this.#requested = true;
+    if (event.type === "replica-ready" && this.phase === "alone") this.#replica = true;
+    if (event.type === "replica-lost" || event.type === "capture-lost") {
+      this.#inFlight = undefined;
+      this.#replica = false;
+    }
+    if (event.type === "capture-lost") this.#requested = false;
+    if (event.type === "committed" && event.epoch === this.#inFlight) this.#inFlight = undefined;
+  }
+
+  after(event: PrimaryEvent, effects: readonly PrimaryEffect[], nowMs: number): void {
+    if (this.phase === "ended") assertEquals(effects, [], "nothing happens after the end");
+    const count = (...types: readonly PrimaryEffect["type"][]) =>
+      effects.filter(({ type }) => types.includes(type)).length;
+    const isWhole = event.type === "whole" && this.phase !== "ended" ? 1 : 0;
+    assertEquals(count("acknowledge"), isWhole, "one acknowledgment a checkpoint");
+    assertEquals(count("absorb", "send"), isWhole, "a checkpoint is taken in or sent, once");
+    for (const effect of effects) this.#take(effect, nowMs);
+    assert(!this.#open, "acknowledged, and then forgotten");
+  }
+
+  #take(effect: PrimaryEffect, nowMs: number): void {
+    switch (effect.type) {
+      case "reply":
+        assert(this.#requested, "a reply that QEMU did not ask for");
+        assert(this.#inFlight === undefined, "two checkpoints in flight");
+        assert(nowMs - this.#lastReplyMs >= OPTIONS.minIntervalMs, "sooner than minInterval");
+        assert(["alone", "seeding", "joining", "protected"].includes(this.phase), this.phase);
+        this.#requested = false;
+        this.#lastReplyMs = nowMs;
+        break;
+      case "acknowledge":
+        this.#open = true;
+        break;
+      case "absorb":
+        this.#open = false;
+        break;
+      case "send":
+      case "commit-seed":
+        assert(this.#replica, `${effect.type} to a secondary that is lost`);
+        this.#inFlight = effect.epoch;
+        this.#open = false;
+        break;
+      case "seed":
+        assert(this.#replica, "a seed to a secondary that is lost");
+        break;
+      case "wake":
+        assert(effect.atMs > nowMs, "a wake in the past");
+        break;
+      case "report":
+        assert(effect.reason !== "", "a report says why");
+        this.phase = effect.phase;
+        break;
+    }
+  }
+}
+
+const anyEvent: fc.Arbitrary<PrimaryEvent> = fc.oneof(
+  ...Object.values(EVENTS).filter(({ type }) => type !== "guest-ended" && type !== "qemu-lost")
+    .map((event) => fc.constant(event)),
+  fc.record({ type: fc.constant("whole"), epoch: fc.integer({ min: 1, max: 4 }) }),
+  fc.record({ type: fc.constant("committed"), epoch: fc.integer({ min: 1, max: 4 }) }),
+  fc.record({ type: fc.constant("seed-pass"), missingPages: fc.nat(10_000) }),
+);
+
+Deno.test("PrimaryMachine keeps its rules, and stays as it was after an impossible event", () => {
+  let refused = 0;
+  let replies = 0;
+  fc.assert(
+    fc.property(
+      fc.array(fc.record({ event: anyEvent, waitMs: fc.nat(200) }), {
+        maxLength: 200,
+        size: "max",
+      }),
+      (steps) => {
+        const machine = new PrimaryMachine(OPTIONS, 0);
+        // It is given no event that the first one refuses: both must do the same from there on.
+        const undisturbed = new PrimaryMachine(OPTIONS, 0);
+        const rules = new Rules();
+        let nowMs = 0;
+        for (const { event, waitMs } of steps) {
+          nowMs += waitMs;
+          const phase = machine.phase;
+          let effects: PrimaryEffect[];
+          try {
+            effects = machine.step(event, nowMs);
+          } catch (error) {
+            assert(error instanceof StateError, String(error));
+            assertEquals(machine.phase, phase);
+            refused++;
+            continue;
+          }
+          assertEquals(undisturbed.step(event, nowMs), effects);
+          rules.before(event);
+          rules.after(event, effects, nowMs);
+          assertEquals(rules.phase, machine.phase);
+          replies += effects.filter(({ type }) => type === "reply").length;
+        }
+      },
+    ),
+    { numRuns: 500 },
+  );
+  assert(refused > 1000 && replies > 500, `only ${refused} refused, ${replies} replies`);
+});
+
+/** A QEMU, a link and a secondary as they behave: only what can happen next does. */
+class World {
+  readonly machine = new PrimaryMachine(OPTIONS, 0);
+  readonly rules = new Rules();
+  nowMs = 0;
+  protectedOnce = false;
+  epoch = 0;
+  #qemu: "running" | "asked" | "sending" = "running";
+  #attached = false;
+  #waiting = false;
+  #sent: number[] = [];
+  #committed: number[] = [];
+  #seeding = false;
+  #wakeMs: number | undefined;
+
+  /** Events that may come now. */
+  possible(): PrimaryEvent[] {
+    const events: PrimaryEvent[] = [{ type: "demand" }];
+    if (!this.#attached) return [{ type: "initial" }];
+    if (this.#qemu === "running") events.push({ type: "request" });
+    if (this.#qemu === "sending") events.push({ type: "whole", epoch: this.epoch + 1 });
+    if (this.#waiting) events.push({ type: "replica-ready" });
+    else events.push({ type: "replica-lost", reason: "gone" });
+    if (this.#seeding) {
+      events.push({ type: "seed-pass", missingPages: 5000 }, {
+        type: "seed-pass",
+        missingPages: 1,
+      });
+      // The seed is not whole while a checkpoint is on its way.
+      if (this.#qemu !== "sending") events.push({ type: "seed-sent", epoch: this.epoch });
+    }
+    const [sent] = this.#sent;
+    if (sent !== undefined) events.push({ type: "committed", epoch: sent });
+    const [committed] = this.#committed;
+    if (committed !== undefined) events.push({ type: "loaded", epoch: committed });
+    return events;
+  }
+
+  happen(event: PrimaryEvent, waitMs: number): void {
+    this.nowMs += waitMs;
+    switch (event.type) {
+      case "initial":
+        this.#attached = true;
+        this.#waiting = true;
+        break;
+      case "request":
+        this.#qemu = "asked";
+        break;
+      case "whole":
+        this.#qemu = "running";
+        this.epoch++;
+        break;
+      case "replica-ready":
+        this.#waiting = false;
+        break;
+      case "seed-sent":
+        this.#seeding = false;
+        break;
+      case "committed":
+        this.#committed.push(this.#sent.shift()!);
+        break;
+      case "loaded":
+        this.#committed.shift();
+        break;
+      case "replica-lost":
+      case "capture-lost":
+        this.#seeding = false;
+        this.#sent = [];
+        this.#committed = [];
+        this.#waiting = true;
+        if (event.type === "capture-lost") {
+          this.#attached = false;
+          this.#qemu = "running";
+          this.epoch = 0;
+        }
+        break;
+    }
+    this.#step(event);
+  }
+
+  /** Let time pass until the machine has nothing more to wait for. */
+  settle(): void {
+    while (this.#wakeMs !== undefined) {
+      this.nowMs = Math.max(this.nowMs, this.#wakeMs);
+      this.#wakeMs = undefined;
+      this.#step({ type: "tick" });
+    }
+  }
+
+  #step(event: PrimaryEvent): void {
+    this.rules.before(event);
+    const effects = this.machine.step(event, this.nowMs);
+    this.rules.after(event, effects, this.nowMs);
+    for (const effect of effects) {
+      if (effect.type === "reply") {
+        assertEquals(this.#qemu, "asked");
+        this.#qemu = "sending";
+      }
+      if (effect.type === "seed") this.#seeding = true;
+      if (effect.type === "send" || effect.type === "commit-seed") {
+        assertEquals(effect.epoch, this.epoch, "what is sent is the newest checkpoint");
+        this.#sent.push(effect.epoch);
+        assert(this.#sent.length <= 1, "two checkpoints in flight");
+      }
+      if (effect.type === "wake") this.#wakeMs = effect.atMs;
+    }
+    this.protectedOnce ||= this.machine.phase === "protected";
+  }
+}
+
+const chances = fc.array(fc.record({ choice: fc.nat(10_000), waitMs: fc.nat(400) }), {
+  maxLength: 150,
+  size: "max",
+});
+
+Deno.test("PrimaryMachine serves a QEMU and a secondary, whatever they do next", () => {
+  let runs = 0;
+  fc.assert(
+    fc.property(chances, (steps) => {
+      const world = new World();
+      for (const { choice, waitMs } of steps) {
+        const events = world.possible();
+        // Now and then the capture breaks, which is possible at any time.
+        const event: PrimaryEvent = choice % 41 === 40
+          ? { type: "capture-lost", reason: "broken" }
+          : events[choice % events.length]!;
+        world.happen(event, waitMs);
+      }
+      if (world.protectedOnce) runs++;
+    }),
+    { numRuns: 300 },
+  );
+  assert(runs > 50, `only ${runs} runs came to be protected`);
+});
+
+Deno.test("PrimaryMachine always comes to be protected when nothing breaks any more", () => {
+  fc.assert(
+    fc.property(chances, (steps) => {
+      const world = new World();
+      for (const { choice, waitMs } of steps) {
+        const events = world.possible();
+        world.happen(events[choice % events.length]!, waitMs);
+      }
+      for (let round = 0; world.machine.phase !== "protected"; round++) {
+        assert(round < 100, `it stays ${world.machine.phase}`);
+        world.settle();
+        const events = world.possible().filter(({ type }) => type !== "replica-lost");
+        world.happen(events[round % events.length]!, 100);
+      }
+      // And from there on checkpoints go on.
+      const epoch = world.epoch;
+      for (let round = 0; world.epoch < epoch + 3; round++) {
+        assert(round < 100, "no more checkpoints");
+        world.settle();
+        const events = world.possible().filter(({ type }) => type !== "replica-lost");
+        world.happen(events[round % events.length]!, 100);
+      }
+      assertEquals(world.machine.phase, "protected");
+    }),
+    { numRuns: 200 },
+  );
+});

@@ -1,0 +1,553 @@
+import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
+import fc from "fast-check";
+import { ColoError, StreamError, WireError } from "../../engine/errors.ts";
+import {
+  type SecondaryEffect,
+  type SecondaryEvent,
+  SecondaryMachine,
+  type SecondaryPhase,
+} from "../../engine/failover/secondary.ts";
+import { PAGE_BYTES } from "../../engine/limits.ts";
+import { pong, shut } from "../../engine/stream/return_path.ts";
+import { coloMessage } from "../../engine/stream/writer.ts";
+import {
+  BLOCKS,
+  concat,
+  device,
+  MACHINE,
+  pageContent,
+  records,
+  type SamplePage,
+} from "../stream/sample.ts";
+import { ModelSecondary } from "./model_secondary.ts";
+
+const DEVICE_STATE = concat(device(Uint8Array.of(1, 2, 3)), Uint8Array.of(0));
+const SEED = { machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 };
+const EMPTY_TOTALS = { pagesFrames: 0, pageBytes: 0, deviceStateBytes: DEVICE_STATE.length };
+
+const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
+  "qemu-ready": { type: "qemu-ready" },
+  "link-up": { type: "link-up" },
+  "link-lost": { type: "link-lost", reason: "cut" },
+  "seed-begin": { type: "seed-begin", seed: SEED },
+  "pages": { type: "pages", chunk: records([{ block: 0, page: 1, fill: 1 }]) },
+  "device-state": { type: "device-state", piece: DEVICE_STATE },
+  "commit": { type: "commit", epoch: 1, commit: EMPTY_TOTALS },
+  "prepared": { type: "prepared" },
+  "qemu-answer": { type: "qemu-answer", bytes: concat(pong(1), shut()) },
+  "primary-lost": { type: "primary-lost", reason: "killed" },
+  "promoted": { type: "promoted" },
+  "goodbye": { type: "goodbye", reason: "off" },
+  "qemu-lost": { type: "qemu-lost", reason: "died" },
+};
+
+const READY: SecondaryEvent = {
+  type: "qemu-answer",
+  bytes: concat(pong(1), shut(), coloMessage("checkpoint-ready")),
+};
+
+const TO_SEEDING = [EVENTS["qemu-ready"], EVENTS["link-up"], EVENTS["seed-begin"]];
+const TO_PROTECTING = [...TO_SEEDING, EVENTS["device-state"], EVENTS.commit, READY];
+
+/** How to get into each phase. */
+const WAYS: Readonly<Record<SecondaryPhase, readonly SecondaryEvent[]>> = {
+  "starting": [],
+  "waiting": [EVENTS["qemu-ready"]],
+  "seeding": TO_SEEDING,
+  "protecting": TO_PROTECTING,
+  "orphaned": [...TO_PROTECTING, EVENTS["link-lost"]],
+  "taking-over": [...TO_PROTECTING, EVENTS["primary-lost"]],
+  "promoted": [...TO_PROTECTING, EVENTS["primary-lost"], EVENTS.promoted],
+  "ended": [EVENTS.goodbye],
+};
+
+/**
+ * What each event leads to in each phase: `!` cannot happen, `wire` the peer must not say it, `-` nothing,
+ * else the effects in their order; `>phase` is the report of a new phase. The secondary is linked from
+ * `seeding` on.
+ */
+const TABLE = `
+               starting     waiting         seeding            protecting            orphaned           taking-over  promoted  ended
+qemu-ready     >waiting     !               !                  !                     !                  !            !         !
+link-up        -            ready           -                  -                     >starting,restart  -            -         -
+link-lost      -            -               >starting,restart  >orphaned             -                  -            -         -
+seed-begin     wire         >seeding,write  wire               wire                  wire               -            -         -
+pages          wire         wire            write              -                     wire               -            -         -
+device-state   wire         wire            -                  -                     wire               -            -         -
+commit         wire         wire            wire               wire                  wire               -            -         -
+prepared       -            -               -                  -                     -                  -            -         -
+primary-lost   -            -               >starting,restart  >taking-over,takeover >taking-over,takeover -         -         -
+promoted       !            !               !                  !                     !                  >promoted    !         !
+goodbye        >ended       >ended          >ended             >ended                >ended             -            -         >ended
+qemu-lost      >starting,restart >starting,restart failed,>starting,restart failed,>starting,restart >starting,restart >ended >ended -
+`;
+
+const SHORT: Readonly<Record<string, string>> = {
+  "tell-ready": "ready",
+  "tell-failed": "failed",
+  "restart-qemu": "restart",
+  "take-over": "takeover",
+};
+
+function describe(effects: readonly SecondaryEffect[]): string {
+  const words = effects.map((effect) =>
+    effect.type === "report" ? `>${effect.phase}` : effect.type
+  );
+  return words.map((word) => SHORT[word] ?? word).join(",") || "-";
+}
+
+function machineIn(phase: SecondaryPhase): SecondaryMachine {
+  const machine = new SecondaryMachine();
+  for (const event of WAYS[phase]) machine.step(event);
+  assertEquals(machine.phase, phase);
+  return machine;
+}
+
+function written(effects: readonly SecondaryEffect[]): Uint8Array {
+  return concat(...effects.flatMap((effect) => effect.type === "write" ? effect.bytes : []));
+}
+
+function types(effects: readonly SecondaryEffect[]): string[] {
+  return effects.map(({ type }) => type);
+}
+
+Deno.test("SecondaryMachine takes every event in every phase as its table says", () => {
+  const [head = "", ...rows] = TABLE.trim().split("\n").map((line) => line.trim());
+  const phases = head.split(/\s+/) as SecondaryPhase[];
+  assertEquals(new Set(phases), new Set(Object.keys(WAYS)));
+  const tested = rows.map((row) => row.split(/\s+/)[0]);
+  assertEquals([...tested, "qemu-answer"].sort(), Object.keys(EVENTS).sort());
+  for (const row of rows) {
+    const [type, ...cells] = row.split(/\s+/);
+    assertEquals(cells.length, phases.length, type);
+    const event = EVENTS[type as SecondaryEvent["type"]];
+    phases.forEach((phase, column) => {
+      const machine = machineIn(phase);
+      const cell = cells[column];
+      const label = `${type} while ${phase}`;
+      if (cell === "!" || cell === "wire") {
+        const error = assertThrows(() => machine.step(event), ColoError, undefined, label);
+        assertEquals(error.name, cell === "!" ? "StateError" : "WireError", label);
+        assertEquals(machine.phase, phase, label);
+      } else {
+        assertEquals(describe(machine.step(event)), cell, label);
+      }
+    });
+  }
+});
+
+Deno.test("SecondaryMachine says at once that it is ready to a primary that was there before QEMU", () => {
+  const machine = new SecondaryMachine();
+  assertEquals(machine.step(EVENTS["link-up"]), []);
+  assertEquals(describe(machine.step(EVENTS["qemu-ready"])), ">waiting,ready");
+});
+
+Deno.test("SecondaryMachine gives QEMU a checkpoint when all of it is there, and not before", () => {
+  const machine = machineIn("protecting");
+  const chunk = records([{ block: 0, page: 3, fill: 5 }, { block: 1, page: 2, fill: 6 }]);
+  assertEquals(machine.step({ type: "pages", chunk }), []);
+  assertEquals(machine.step({ type: "device-state", piece: DEVICE_STATE.subarray(0, 5) }), []);
+  assertEquals(machine.step({ type: "device-state", piece: DEVICE_STATE.subarray(5) }), []);
+  const commit = { ...EMPTY_TOTALS, pagesFrames: 1, pageBytes: chunk.length };
+  assertEquals(machine.step({ type: "commit", epoch: 2, commit }), [
+    { type: "tell-committed", epoch: 2 },
+    { type: "prepare" },
+  ]);
+  assertEquals(
+    written(machine.step({ type: "prepared" })),
+    coloMessage("checkpoint-request"),
+    "QEMU is asked before it is given a page",
+  );
+  const answer = (message: Parameters<typeof coloMessage>[0]) =>
+    machine.step({ type: "qemu-answer", bytes: coloMessage(message) });
+  const load = written(answer("checkpoint-reply"));
+  assert(load.length > chunk.length + DEVICE_STATE.length);
+  assertEquals(answer("vmstate-received"), []);
+  assertEquals(machine.epoch, 1, "it does not run from it yet");
+  assertEquals(answer("vmstate-loaded"), [{ type: "tell-loaded", epoch: 2 }]);
+  assertEquals(machine.epoch, 2);
+});
+
+Deno.test("SecondaryMachine takes over after the load that is under way, wherever that is", () => {
+  const answers = ["checkpoint-reply", "vmstate-received", "vmstate-loaded"] as const;
+  // How far the load is when the primary is lost: preparing, asked, loading, received.
+  for (let before = 0; before <= answers.length; before++) {
+    const machine = machineIn("protecting");
+    const steps: SecondaryEvent[] = [
+      { type: "prepared" },
+      ...answers.map((message): SecondaryEvent => ({
+        type: "qemu-answer",
+        bytes: coloMessage(message),
+      })),
+    ];
+    machine.step(EVENTS["device-state"]);
+    machine.step({ type: "commit", epoch: 2, commit: EMPTY_TOTALS });
+    for (const step of steps.slice(0, before)) machine.step(step);
+    // Half of another checkpoint has come: it must leave no trace.
+    machine.step(EVENTS.pages);
+    machine.step(EVENTS["device-state"]);
+    assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">taking-over");
+    assertEquals(machine.step({ type: "commit", epoch: 3, commit: EMPTY_TOTALS }), [], "too late");
+    const effects = steps.slice(before).flatMap((step) => machine.step(step));
+    assertEquals(types(effects).filter((type) => type !== "write"), ["tell-loaded", "take-over"]);
+    assertEquals(types(effects).at(-1), "take-over");
+    assertEquals(machine.epoch, 2);
+    assertEquals(describe(machine.step(EVENTS.promoted)), ">promoted");
+  }
+});
+
+Deno.test("SecondaryMachine takes over from a seed that it holds as a whole", () => {
+  const machine = machineIn("seeding");
+  machine.step(EVENTS["device-state"]);
+  assertEquals(types(machine.step(EVENTS.commit)), ["tell-committed", "write"]);
+  assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">taking-over");
+  assertEquals(describe(machine.step(READY)), "tell-loaded,takeover");
+  assertEquals(machine.epoch, 1);
+});
+
+Deno.test("SecondaryMachine is taken in by nothing that a primary must not send", () => {
+  const good = records([{ block: 0, page: 1, fill: 1 }]);
+  const totals = { pagesFrames: 1, pageBytes: good.length, deviceStateBytes: DEVICE_STATE.length };
+  const pages = (chunk: Uint8Array): SecondaryEvent[] => [{ type: "pages", chunk }];
+  const commit = (changes: Partial<typeof totals>): SecondaryEvent[] => [
+    { type: "pages", chunk: good },
+    { type: "device-state", piece: DEVICE_STATE },
+    { type: "commit", epoch: 2, commit: { ...totals, ...changes } },
+  ];
+  const record = (flags: number, name: string, length: number) =>
+    concat(
+      Uint8Array.of(0, 0, 0, 0, 0, 0, flags >> 8, flags, name.length),
+      new TextEncoder().encode(name),
+      new Uint8Array(length),
+    );
+  const cases: [string, readonly SecondaryEvent[]][] = [
+    ["1 frames", commit({ pagesFrames: 2 })],
+    [`${good.length} + `, commit({ pageBytes: good.length - 1 })],
+    ["Cannot commit", commit({ deviceStateBytes: 0 })],
+    ["Cannot commit", commit({}).slice(0, 1).concat(commit({}).slice(2))],
+    ["which does not exist", pages(record(0x08, "nvram", 4096))],
+    [
+      "outside RAM block",
+      pages(concat(Uint8Array.of(0, 0, 0, 1), record(0x08, "pc.ram", 4096).subarray(4))),
+    ],
+    ["before any RAM block", pages(Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0x22, 0))],
+    ["a record is not complete", pages(good.subarray(0, -1))],
+    ["a record is not complete", pages(good.subarray(0, 5))],
+    ["a record is not complete", pages(concat(good, good.subarray(0, 12)))],
+    ["filled with 7", pages(concat(record(0x02, "pc.ram", 0), Uint8Array.of(7)))],
+    ["flags 1024 are not known", pages(record(0x400, "pc.ram", 4096))],
+    ["Cannot take pages", pages(record(0x10, "", 0).subarray(0, 8))],
+    [
+      "XBZRLE record of 4097 bytes",
+      pages(concat(record(0x40, "pc.ram", 0), Uint8Array.of(1, 0x10, 1))),
+    ],
+    ["XBZRLE record of 0 bytes", pages(concat(record(0x40, "pc.ram", 0), Uint8Array.of(1, 0, 0)))],
+    ["the secondary is protecting", [EVENTS["seed-begin"]]],
+  ];
+  for (const [message, events] of cases) {
+    const machine = machineIn("protecting");
+    const effects = events.slice(0, -1).flatMap((event) => machine.step(event));
+    assertThrows(() => machine.step(events.at(-1)!), WireError, message);
+    assertEquals(effects, [], `${message}: QEMU is given nothing`);
+    assertEquals(machine.phase, "protecting");
+    assertEquals(describe(machine.step(EVENTS["link-lost"])), ">orphaned");
+  }
+});
+
+Deno.test("SecondaryMachine gives up a checkpoint that grows beyond the guest's memory", () => {
+  const machine = machineIn("protecting");
+  const whole = Array.from({ length: 64 }, (_, page) => ({ block: 0, page, fill: 1 }));
+  const chunk = records(whole);
+  const guestBytes = BLOCKS.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  assertThrows(
+    () => {
+      for (let held = 0; held < 4 * guestBytes; held += chunk.length) {
+        machine.step({ type: "pages", chunk });
+      }
+    },
+    WireError,
+    "more than the guest",
+  );
+});
+
+Deno.test("SecondaryMachine restarts a QEMU that answers what is not due, and seeds it anew", () => {
+  const machine = machineIn("protecting");
+  assertThrows(
+    () => machine.step({ type: "qemu-answer", bytes: coloMessage("vmstate-loaded") }),
+    StreamError,
+    "vmstate-loaded while idle",
+  );
+  assertThrows(
+    () => machineIn("seeding").step({ type: "qemu-answer", bytes: shut(1) }),
+    StreamError,
+    "refused",
+  );
+  assertEquals(
+    describe(machine.step(EVENTS["qemu-lost"])),
+    "failed,>starting,restart",
+  );
+  // What the QEMU before it was about to do does not concern this one.
+  assertEquals(machine.step({ type: "prepared" }), []);
+  assertEquals(describe(machine.step(EVENTS["qemu-ready"])), ">waiting,ready");
+  for (const event of [EVENTS["seed-begin"], EVENTS.pages, EVENTS["device-state"]]) {
+    machine.step(event);
+  }
+  const chunk = records([{ block: 0, page: 1, fill: 1 }]);
+  const commit = { ...EMPTY_TOTALS, pagesFrames: 1, pageBytes: chunk.length };
+  machine.step({ type: "commit", epoch: 7, commit });
+  assertEquals(describe(machine.step(READY)), "tell-loaded,>protecting");
+  assertEquals(machine.epoch, 7);
+});
+
+/** The guest's memory, all blocks one after another. */
+type Ram = readonly Uint8Array[];
+
+/** A primary, a link that delivers in order, the machine, and a QEMU: whatever comes next, comes. */
+class World {
+  readonly machine = new SecondaryMachine();
+  takeOvers = 0;
+  loadsSeen = 0;
+  seeds = 0;
+  #qemu: ModelSecondary | undefined = new ModelSecondary();
+  #preparing = false;
+  #linked = false;
+  #ready = false;
+  #seeded = false;
+  /** What the primary has said and the machine has not been given. */
+  #wire: SecondaryEvent[] = [];
+  #epoch = 0;
+  #guest: Ram = [];
+  readonly #committedRam = new Map<number, Ram>();
+  readonly #committed: number[] = [];
+  readonly #told: number[] = [];
+  readonly #loaded: number[] = [];
+  /** Commits that the machine has taken since the seed. */
+  #taken: number[] = [];
+
+  do(choice: number, pages: readonly SamplePage[]): void {
+    const actions = [
+      () => this.#connect(),
+      () => this.#checkpoint(pages),
+      () => this.#checkpoint(pages),
+      () => this.#deliver(1),
+      () => this.#deliver(2),
+      () => this.#deliver(100),
+      () => this.#answer(1),
+      () => this.#answer(3),
+      () => this.#answer(100),
+      () => this.#prepared(),
+      () => this.#prepared(),
+      () => this.#startQemu(),
+      () => choice % 7 === 0 ? this.#cut() : this.#answer(100),
+      () => choice % 7 === 0 ? this.#killQemu() : this.#deliver(100),
+    ];
+    actions[choice % actions.length]!();
+  }
+
+  /** The primary is lost; then everything that is still under way happens. */
+  end(): void {
+    const phase = this.machine.phase;
+    const canTakeOver = phase === "protecting" || phase === "orphaned";
+    const heldWhole = this.#taken.at(-1);
+    const seedHeld = phase === "seeding" && this.#taken.length > 0;
+    this.#step({ type: "primary-lost", reason: "killed" });
+    // What was on the way comes too late.
+    this.#deliver(1000);
+    for (let round = 0; round < 100; round++) {
+      this.#answer(1000);
+      this.#prepared();
+    }
+    assertEquals(this.takeOvers, canTakeOver || seedHeld ? 1 : 0, phase);
+    if (this.takeOvers === 0) return;
+    assertEquals(this.machine.epoch, heldWhole, "it runs from the last that was whole");
+    assert(this.#qemu!.atRest, "QEMU is left in the middle of something");
+    this.#step({ type: "promoted" });
+    assertEquals(this.machine.phase, "promoted");
+  }
+
+  #connect(): void {
+    if (this.#linked) return;
+    this.#linked = true;
+    this.#seeded = false;
+    this.#step({ type: "link-up" });
+  }
+
+  #cut(): void {
+    if (!this.#linked) return;
+    this.#linked = false;
+    this.#ready = false;
+    this.#wire = [];
+    this.#step({ type: "link-lost", reason: "cut" });
+  }
+
+  #killQemu(): void {
+    if (this.#qemu === undefined) return;
+    this.#step({ type: "qemu-lost", reason: "died" });
+  }
+
+  #startQemu(): void {
+    if (this.machine.phase !== "starting") return;
+    this.#qemu = new ModelSecondary();
+    this.#step({ type: "qemu-ready" });
+  }
+
+  /** The primary sends a seed, or the next checkpoint; each page is a chunk of its own or not. */
+  #checkpoint(pages: readonly SamplePage[]): void {
+    if (!this.#linked || !this.#ready) return;
+    const guest = this.#seeded
+      ? this.#guest.slice()
+      : Array.from({ length: 72 }, () => new Uint8Array(PAGE_BYTES));
+    for (const { block, page, fill } of pages) guest[block * 64 + page] = pageContent(fill);
+    this.#guest = guest;
+    this.#epoch++;
+    this.#committedRam.set(this.#epoch, guest);
+    if (!this.#seeded) this.#wire.push(EVENTS["seed-begin"]);
+    this.#seeded = true;
+    const middle = Math.floor(pages.length / 2);
+    const chunks = [pages.slice(0, middle), pages.slice(middle)].filter(({ length }) => length > 0)
+      .map(records);
+    const state = concat(device(Uint8Array.of(this.#epoch)), Uint8Array.of(0));
+    const pageBytes = chunks.reduce((sum, { length }) => sum + length, 0);
+    this.#wire.push(
+      ...chunks.map((chunk): SecondaryEvent => ({ type: "pages", chunk })),
+      { type: "device-state", piece: state.subarray(0, 4) },
+      { type: "device-state", piece: state.subarray(4) },
+      {
+        type: "commit",
+        epoch: this.#epoch,
+        commit: { pagesFrames: chunks.length, pageBytes, deviceStateBytes: state.length },
+      },
+    );
+  }
+
+  #deliver(count: number): void {
+    for (let event; count > 0 && (event = this.#wire.shift()) !== undefined; count--) {
+      // After a takeover, and while QEMU is replaced, the peer does not know yet.
+      const refused = ["starting", "waiting"].includes(this.machine.phase) &&
+        !(event.type === "seed-begin" && this.machine.phase === "waiting");
+      if (refused) {
+        const refusedEvent = event;
+        assertThrows(() => this.machine.step(refusedEvent), WireError);
+        this.#cut();
+        return;
+      }
+      const late = ["taking-over", "promoted"].includes(this.machine.phase);
+      if (event.type === "commit" && !late) {
+        this.#committed.push(event.epoch);
+        this.#taken.push(event.epoch);
+      }
+      if (event.type === "seed-begin" && !late) {
+        this.#taken = [];
+        this.seeds++;
+      }
+      this.#step(event);
+    }
+  }
+
+  #answer(count: number): void {
+    const bytes = this.#qemu?.read(count);
+    if (bytes === undefined || bytes.length === 0) return;
+    this.#step({ type: "qemu-answer", bytes });
+  }
+
+  #prepared(): void {
+    if (!this.#preparing) return;
+    this.#preparing = false;
+    this.#step({ type: "prepared" });
+  }
+
+  #step(event: SecondaryEvent): void {
+    for (const effect of this.machine.step(event)) this.#do(effect);
+  }
+
+  #do(effect: SecondaryEffect): void {
+    switch (effect.type) {
+      case "write": {
+        assertEquals(this.takeOvers, 0, "QEMU is written to after it was let go");
+        const qemu = this.#qemu!;
+        const loads = qemu.loads.length;
+        qemu.write(concat(...effect.bytes));
+        for (const load of qemu.loads.slice(loads)) this.#checkLoad(load.deviceState, load.ram);
+        break;
+      }
+      case "prepare":
+        this.#preparing = true;
+        break;
+      case "tell-ready":
+        this.#ready = true;
+        break;
+      case "tell-committed":
+        this.#told.push(effect.epoch);
+        assertEquals(this.#told, this.#committed, "told once for each commit");
+        break;
+      case "tell-loaded":
+        this.#loaded.push(effect.epoch);
+        assertEquals(
+          effect.epoch,
+          this.#taken[this.#loadedSinceSeed++],
+          "loaded in the order of the commits",
+        );
+        break;
+      case "take-over":
+        this.takeOvers++;
+        assert(this.#qemu!.atRest, "a takeover in the middle of a load");
+        break;
+      case "restart-qemu":
+        this.#qemu = undefined;
+        this.#preparing = false;
+        this.#ready = false;
+        this.#taken = [];
+        this.#loadedSinceSeed = 0;
+        break;
+      case "tell-failed":
+        // The primary's engine drops the link then.
+        assert(this.#linked);
+        break;
+    }
+  }
+  #loadedSinceSeed = 0;
+
+  /** What QEMU runs from is a committed checkpoint, byte for byte. */
+  #checkLoad(deviceState: Uint8Array, ram: Ram): void {
+    this.loadsSeen++;
+    const epoch = this.#taken.find((epoch) =>
+      concat(device(Uint8Array.of(epoch)), Uint8Array.of(0)).every((byte, at) =>
+        byte === deviceState[at]
+      )
+    );
+    assert(epoch !== undefined, "a load of what was never committed");
+    const expected = this.#committedRam.get(epoch)!;
+    const differing = expected.flatMap((page, index) =>
+      page.every((byte, at) => byte === ram[index]![at]) ? [] : [index]
+    );
+    assertEquals(differing, [], `pages of checkpoint ${epoch}`);
+  }
+}
+
+const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
+  fc.record({ block: fc.constant(0), page: fc.nat(63), fill: fc.nat(4) }),
+  fc.record({ block: fc.constant(1), page: fc.nat(7), fill: fc.nat(4) }),
+);
+
+Deno.test("SecondaryMachine gives QEMU whole checkpoints in their order, whatever comes when", () => {
+  const seen = { takeOvers: 0, loads: 0, seeds: 0 };
+  fc.assert(
+    fc.property(
+      fc.array(
+        fc.record({ choice: fc.nat(10_000), pages: fc.array(samplePage, { maxLength: 6 }) }),
+        { maxLength: 80, size: "max" },
+      ),
+      (steps) => {
+        const world = new World();
+        for (const { choice, pages } of steps) world.do(choice, pages);
+        world.end();
+        seen.takeOvers += world.takeOvers;
+        seen.loads += world.loadsSeen;
+        seen.seeds += world.seeds;
+      },
+    ),
+    { numRuns: 300 },
+  );
+  const enough = seen.takeOvers > 20 && seen.loads > 200 && seen.seeds > 100;
+  assert(enough, `too little happened: ${JSON.stringify(seen)}`);
+});
