@@ -33,7 +33,9 @@ export function renderSection(
   return [
     `## ${area.name}`,
     area.about,
-    `${date.toISOString().slice(0, 16).replace("T", " ")} UTC, in ${Math.round(tookMs / 1000)} s; ` +
+    `${date.toISOString().slice(0, 16).replace("T", " ")} UTC, in ${
+      Math.round(tookMs / 1000)
+    } s; ` +
     `colo ${versions.colo}, Deno ${versions.deno}${qemu}; ` +
     `${host.cores} cores (${host.cpu}), ${host.memoryGiB} GiB, Linux ${host.kernel}.`,
     renderTable(rows, area.bar),

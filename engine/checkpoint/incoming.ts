@@ -9,6 +9,7 @@ import { WireError } from "../errors.ts";
 import { BLOCK_NAME_BYTES_MAX, DEVICE_STATE_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
 import type { RamBlock } from "../stream/format.ts";
 import { RamRecords } from "../stream/ram_section.ts";
+import { exclusiveOr } from "./device_state_delta.ts";
 import type { WholeCheckpoint } from "./live_replica.ts";
 
 /** What a commit says about the checkpoint that it ends. */
@@ -32,6 +33,8 @@ export class IncomingCheckpoint {
   #pageBytes = 0;
   #deviceState: Uint8Array[] = [];
   #deviceStateBytes = 0;
+  #deviceStateIsDelta = false;
+  #lastDeviceState = new Uint8Array(0);
 
   /** @param blocks The RAM blocks of the guest: pages outside them are refused */
   constructor(blocks: readonly RamBlock[]) {
@@ -68,8 +71,15 @@ export class IncomingCheckpoint {
     this.#chunks.push(chunk);
   }
 
-  /** @throws {WireError} when the device state exceeds its limit */
-  deviceState(piece: Uint8Array): void {
+  /**
+   * @param delta Whether it is the exclusive or with the device state of the last checkpoint
+   * @throws {WireError} when the device state exceeds its limit
+   */
+  deviceState(piece: Uint8Array, delta = false): void {
+    if (this.#deviceStateBytes > 0 && delta !== this.#deviceStateIsDelta) {
+      throw new WireError("Cannot take device state: whole and difference in one checkpoint", 0);
+    }
+    this.#deviceStateIsDelta = delta;
     this.#deviceStateBytes += piece.length;
     if (this.#deviceStateBytes > DEVICE_STATE_BYTES_MAX) {
       throw new WireError(`Cannot take device state: more than ${DEVICE_STATE_BYTES_MAX} bytes`, 0);
@@ -100,9 +110,22 @@ export class IncomingCheckpoint {
       deviceState.set(piece, at);
       at += piece.length;
     }
-    const whole = { epoch: totals.epoch, chunks: this.#chunks, deviceState };
+    const whole = {
+      epoch: totals.epoch,
+      chunks: this.#chunks,
+      deviceState: this.#undelta(deviceState),
+    };
+    this.#lastDeviceState = whole.deviceState;
     this.drop();
     return whole;
+  }
+
+  #undelta(deviceState: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    if (!this.#deviceStateIsDelta) return deviceState;
+    if (deviceState.length !== this.#lastDeviceState.length) {
+      throw new WireError("Cannot take device state: it is the difference from another", 0);
+    }
+    return exclusiveOr(this.#lastDeviceState, deviceState);
   }
 
   /** Forget what has arrived. */

@@ -47,7 +47,7 @@ export type SecondaryEvent =
   | { readonly type: "link-lost"; readonly reason: string }
   | { readonly type: "seed-begin"; readonly seed: SeedBeginPayload }
   | { readonly type: "pages"; readonly chunk: Uint8Array }
-  | { readonly type: "device-state"; readonly piece: Uint8Array }
+  | { readonly type: "device-state"; readonly piece: Uint8Array; readonly delta?: boolean }
   | { readonly type: "commit"; readonly epoch: number; readonly commit: CommitPayload }
   /** QEMU has been prepared for a load. */
   | { readonly type: "prepared" }
@@ -159,7 +159,7 @@ export class SecondaryMachine {
         incoming.pages(event.chunk, !seeding);
         return seeding ? this.#replicaEffects(this.#replica.seedPages(event.chunk)) : [];
       case "device-state":
-        incoming.deviceState(event.piece);
+        incoming.deviceState(event.piece, event.delta);
         return [];
       case "commit": {
         const { epoch } = event;

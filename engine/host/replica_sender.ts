@@ -5,6 +5,7 @@
  */
 
 import type { Capture } from "../checkpoint/capture.ts";
+import { exclusiveOr } from "../checkpoint/device_state_delta.ts";
 import type { PageCounts } from "../checkpoint/mirror.ts";
 import { FRAME_PAYLOAD_BYTES_MAX } from "../limits.ts";
 import type { LinkConnection } from "../link/mod.ts";
@@ -15,12 +16,16 @@ const RAM_SECTION_ID = 2;
 /** How long the mirror is walked before other work gets its turn. */
 const SLICE_MS = 4;
 
+/** What is needed of the bulk connection. */
+export type BulkSender = Pick<LinkConnection, "send" | "bytesSent">;
+
 /** Sends one guest to one secondary. */
 export class ReplicaSender {
   #pagesFrames = 0;
   #pageBytes = 0;
+  #sentDeviceState: Uint8Array | undefined;
 
-  constructor(readonly capture: Capture, readonly bulk: LinkConnection) {}
+  constructor(readonly capture: Capture, readonly bulk: BulkSender) {}
 
   /**
    * Send the mirror, while checkpoints go on and make pages missing again, until nothing is missing.
@@ -80,9 +85,14 @@ export class ReplicaSender {
   /** Send the device state and close checkpoint `epoch`. */
   async commit(epoch: number): Promise<void> {
     const { deviceState } = this.capture;
+    const last = this.#sentDeviceState;
+    const comparable = last !== undefined && last.length === deviceState.length;
+    const sent = comparable ? exclusiveOr(last, deviceState) : deviceState;
+    const type = comparable ? "deviceStateDelta" : "deviceState";
+    this.#sentDeviceState = deviceState;
     for (let at = 0; at < deviceState.length; at += FRAME_PAYLOAD_BYTES_MAX) {
-      const piece = deviceState.subarray(at, at + FRAME_PAYLOAD_BYTES_MAX);
-      await this.bulk.send({ type: "deviceState", epoch, bytes: piece });
+      const bytes = sent.subarray(at, at + FRAME_PAYLOAD_BYTES_MAX);
+      await this.bulk.send({ type, epoch, bytes });
     }
     await this.bulk.send({
       type: "commit",

@@ -165,7 +165,9 @@ export class SecondaryHost {
       case "pages":
         return this.#step({ type: "pages", chunk: message.records });
       case "deviceState":
-        return this.#step({ type: "device-state", piece: message.bytes });
+        return this.#step({ type: "device-state", piece: message.bytes, delta: false });
+      case "deviceStateDelta":
+        return this.#step({ type: "device-state", piece: message.bytes, delta: true });
       case "commit":
         return this.#step({ type: "commit", epoch: message.epoch, commit: message });
       case "primaryLost":

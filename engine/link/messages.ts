@@ -4,7 +4,8 @@
  * ```text
  *   control   primary -> secondary   hello, primaryLost, goodbye
  *             secondary -> primary   welcome or refuse, takenOver, goodbye
- *   bulk      primary -> secondary   hello, { seedBegin, pages*, deviceState+, commit, ( pages*, deviceState+, commit )* }
+ *   bulk      primary -> secondary   hello, { seedBegin, pages*, deviceState+, commit, ( pages*, state+, commit )* }
+ *                                    where state is deviceState or deviceStateDelta
  *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
  * ```
  *
@@ -62,6 +63,8 @@ export type Message =
   | { readonly type: "seedBegin"; readonly epoch: number } & SeedBeginPayload
   | { readonly type: "pages"; readonly epoch: number; readonly records: Uint8Array }
   | { readonly type: "deviceState"; readonly epoch: number; readonly bytes: Uint8Array }
+  /** As `deviceState`, as the exclusive or with that of the last checkpoint. */
+  | { readonly type: "deviceStateDelta"; readonly epoch: number; readonly bytes: Uint8Array }
   | { readonly type: "commit"; readonly epoch: number } & CommitPayload
   | { readonly type: "replicaReady" }
   | { readonly type: "replicaFailed"; readonly reason: string }
@@ -94,6 +97,7 @@ const NUMBERS: Readonly<Record<MessageType, number>> = {
   primaryLost: 13,
   takenOver: 14,
   goodbye: 15,
+  deviceStateDelta: 16,
 };
 
 const TYPES: ReadonlyMap<number, MessageType> = new Map(
@@ -117,6 +121,7 @@ export function encodeMessage(message: Message): Frame {
     case "pages":
       return { type, epoch: message.epoch, payload: message.records };
     case "deviceState":
+    case "deviceStateDelta":
       return { type, epoch: message.epoch, payload: message.bytes };
     case "committed":
     case "loaded":
@@ -152,6 +157,7 @@ export function decodeMessage(frame: ReceivedFrame): Message {
     case "pages":
       return { type, epoch, records: payload };
     case "deviceState":
+    case "deviceStateDelta":
       return { type, epoch, bytes: payload };
     case "committed":
     case "loaded":

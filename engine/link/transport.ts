@@ -58,7 +58,7 @@ export class LinkConnection {
    */
   async send(message: Message): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
-    const bulky = message.type === "pages" || message.type === "deviceState";
+    const bulky = "records" in message || "bytes" in message;
     const bytes = this.#encoder.encode(encodeMessage(message), bulky);
     if (this.#queuedBytes + bytes.length > LINK_UNSENT_BYTES_MAX) {
       throw this.#break(`${this.#queuedBytes} bytes wait already: every send must be awaited`);

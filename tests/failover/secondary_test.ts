@@ -396,7 +396,8 @@ class World {
     if (!this.#linked || !this.#ready) return;
     const guest = this.#seeded
       ? this.#guest.slice()
-      : Array.from({ length: 72 }, () => new Uint8Array(PAGE_BYTES));
+      : Array.from({ length: 72 }, (_, page) =>
+        new Uint8Array(PAGE_BYTES).fill(page < 64 ? 0 : 0xee));
     for (const { block, page, fill } of pages) guest[block * 64 + page] = pageContent(fill);
     this.#guest = guest;
     this.#epoch++;

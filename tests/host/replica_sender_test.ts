@@ -1,0 +1,365 @@
+import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
+import fc from "fast-check";
+import { Capture } from "../../engine/checkpoint/capture.ts";
+import { LinkError } from "../../engine/errors.ts";
+import {
+  type PrimaryEffect,
+  type PrimaryEvent,
+  PrimaryMachine,
+} from "../../engine/failover/primary.ts";
+import {
+  type SecondaryEffect,
+  type SecondaryEvent,
+  SecondaryMachine,
+} from "../../engine/failover/secondary.ts";
+import { ReplicaSender } from "../../engine/host/replica_sender.ts";
+import type { Message } from "../../engine/link/mod.ts";
+import { ReferenceKernels } from "../../wasm/mod.ts";
+import { ModelSecondary } from "../failover/model_secondary.ts";
+import {
+  BLOCKS,
+  checkpointStream,
+  concat,
+  device,
+  initialStream,
+  pageContent,
+  type SamplePage,
+} from "../stream/sample.ts";
+
+/** So small that a checkpoint of some pages flows into the mirror before it is whole. */
+const STAGING = { segmentBytes: 32 * 1024, segmentsMax: 2, pagesMax: 5 };
+
+type Ram = readonly Uint8Array[];
+
+function apply(ram: Ram, pages: readonly SamplePage[]): Ram {
+  const changed = ram.slice();
+  for (const { block, page, fill } of pages) changed[block * 64 + page] = pageContent(fill);
+  return changed;
+}
+
+/** QEMU sends a page once a checkpoint. */
+function once(pages: readonly SamplePage[]): SamplePage[] {
+  return [...new Map(pages.map((page) => [page.block * 64 + page.page, page])).values()];
+}
+
+function newCapture(): Capture {
+  return new Capture(new ReferenceKernels(), {
+    createKernels: () => new ReferenceKernels(),
+    firstShardBytes: 40 * 4096,
+    staging: STAGING,
+  });
+}
+
+/** A bulk connection whose room the test decides about. */
+class Bulk {
+  bytesSent = 0;
+  broken = false;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(readonly deliver: (message: Message) => void) {}
+
+  async send(message: Message): Promise<void> {
+    if (this.broken) throw new LinkError("Cannot use the link: it was cut");
+    this.deliver(message);
+    this.bytesSent += 100;
+    await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    if (this.broken) throw new LinkError("Cannot use the link: it was cut");
+  }
+
+  /** Make room for so many messages. */
+  async letPass(count: number): Promise<void> {
+    for (; count > 0; count--) {
+      this.#waiting.shift()?.();
+      await turn();
+    }
+  }
+
+  cut(): void {
+    this.broken = true;
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+}
+
+/** Let everything happen that waits for nothing but its turn: promises, and now and then timers. */
+async function turn(): Promise<void> {
+  for (let depth = 0; depth < 20; depth++) await null;
+}
+
+function timers(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
+
+/**
+ * A pair in one process, without sockets: a QEMU that writes memory, the primary's machine, capture and
+ * sender, the secondary's machine, and a QEMU that loads. Every party does its next step when it is told.
+ */
+class Pair {
+  readonly primary = new PrimaryMachine({ periodMs: 500, minIntervalMs: 50 }, 0);
+  readonly capture = newCapture();
+  readonly secondary = new SecondaryMachine();
+  readonly qemu = new ModelSecondary();
+  readonly bulk: Bulk;
+  readonly #sender: ReplicaSender;
+  #sending: Promise<void> = Promise.resolve();
+  failure: unknown;
+  nowMs = 0;
+  loads = 0;
+  takeOvers = 0;
+  /** The guest now, and as it was at each checkpoint. */
+  #guest: Ram;
+  readonly #snapshots: Ram[] = [];
+  #dirty: SamplePage[] = [];
+  #toSend: Uint8Array = new Uint8Array(0);
+  #preparing = false;
+  readonly #answers: PrimaryEvent[] = [];
+
+  constructor(initial: readonly SamplePage[]) {
+    this.bulk = new Bulk((message) => this.#receive(message));
+    this.#sender = new ReplicaSender(this.capture, this.bulk);
+    this.#guest = apply(Array.from({ length: 72 }, () => new Uint8Array(4096)), initial);
+    // QEMU sends every page of a ROM, which a fresh VM has filled otherwise.
+    const rom = Array.from({ length: 8 }, (_, page) => ({ block: 1, page, fill: 0 }));
+    this.#feed(initialStream(once([...rom, ...initial])));
+    this.#snapshots.push(this.#guest);
+    this.#step({ type: "initial" });
+    this.#stepSecondary({ type: "qemu-ready" });
+    this.#stepSecondary({ type: "link-up" });
+  }
+
+  write(pages: readonly SamplePage[]): void {
+    this.#guest = apply(this.#guest, pages);
+    this.#dirty.push(...pages);
+  }
+
+  request(): void {
+    if (this.capture.state === "idle") this.#feed(checkpointStream([]).subarray(0, 4));
+  }
+
+  /** QEMU sends the next bytes of a checkpoint. */
+  send(count: number): void {
+    const piece = this.#toSend.subarray(0, count);
+    this.#toSend = this.#toSend.subarray(piece.length);
+    this.#feed(piece);
+  }
+
+  wait(ms: number): void {
+    this.nowMs += ms;
+    this.#step({ type: "tick" });
+  }
+
+  connect(): void {
+    if (this.primary.phase === "alone") this.#step({ type: "replica-ready" });
+  }
+
+  /** The primary's engine hears the next thing that the secondary has said. */
+  hear(): void {
+    const event = this.#answers.shift();
+    if (event !== undefined) this.#step(event);
+  }
+
+  answer(count: number): void {
+    if (this.#preparing) {
+      this.#preparing = false;
+      this.#stepSecondary({ type: "prepared" });
+    }
+    const bytes = this.qemu.read(count);
+    if (bytes.length > 0) this.#stepSecondary({ type: "qemu-answer", bytes });
+  }
+
+  /** Everything goes on until nothing is left to do. */
+  async settle(): Promise<void> {
+    for (let quiet = 0; quiet < 3; quiet++) {
+      const before = JSON.stringify([this.primary.phase, this.secondary.epoch, this.capture.epoch]);
+      for (let round = 0; round < 8; round++) {
+        await timers();
+        await this.bulk.letPass(10);
+        this.send(100_000);
+        this.answer(100);
+        this.hear();
+      }
+      const after = JSON.stringify([this.primary.phase, this.secondary.epoch, this.capture.epoch]);
+      if (before !== after) quiet = -1;
+    }
+    if (this.failure !== undefined) throw this.failure;
+  }
+
+  async kill(): Promise<void> {
+    const held = ["protecting"].includes(this.secondary.phase);
+    this.bulk.cut();
+    await turn();
+    this.#stepSecondary({ type: "primary-lost", reason: "killed" });
+    for (let round = 0; round < 100; round++) this.answer(100);
+    if (held) assertEquals(this.takeOvers, 1);
+    await this.#sending;
+  }
+
+  #feed(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length;) {
+      const space = this.capture.space();
+      const piece = bytes.subarray(at, at + Math.min(space.length, 10_000));
+      space.set(piece);
+      at += piece.length;
+      for (const event of this.capture.received(piece.length)) {
+        if (event.type === "request") this.#step({ type: "request" });
+        if (event.type === "whole") this.#step({ type: "whole", epoch: event.epoch });
+      }
+    }
+  }
+
+  #step(event: PrimaryEvent): void {
+    for (const effect of this.primary.step(event, this.nowMs)) this.#do(effect);
+  }
+
+  #do(effect: PrimaryEffect): void {
+    const { capture } = this;
+    switch (effect.type) {
+      case "reply": {
+        capture.reply();
+        const dirty = once(this.#dirty);
+        this.#dirty = [];
+        this.#snapshots.push(this.#guest);
+        const state = device(Uint8Array.of(this.#snapshots.length - 1));
+        this.#toSend = checkpointStream(dirty, state).subarray(4);
+        break;
+      }
+      case "acknowledge":
+        capture.acknowledge();
+        break;
+      case "absorb":
+        capture.absorb();
+        break;
+      case "send":
+        this.#queue(() => this.#sender.delta(effect.epoch));
+        break;
+      case "seed":
+        this.#queue(async () => {
+          await this.#sender.seed((missingPages) =>
+            this.#step({ type: "seed-pass", missingPages })
+          );
+          this.#step({ type: "seed-sent", epoch: capture.epoch });
+        });
+        break;
+      case "commit-seed":
+        this.#queue(() => this.#sender.commit(effect.epoch));
+        break;
+      case "clear-missing":
+        capture.mirror.clearMissing();
+        break;
+    }
+  }
+
+  #queue(work: () => Promise<unknown>): void {
+    this.#sending = this.#sending.then(work).then(() => {}, (error) => {
+      if (!(error instanceof LinkError)) this.failure = error;
+    });
+  }
+
+  #receive(message: Message): void {
+    switch (message.type) {
+      case "seedBegin":
+        return this.#stepSecondary({ type: "seed-begin", seed: message });
+      case "pages":
+        return this.#stepSecondary({ type: "pages", chunk: message.records.slice() });
+      case "deviceState":
+        return this.#stepSecondary({ type: "device-state", piece: message.bytes.slice() });
+      case "commit":
+        return this.#stepSecondary({ type: "commit", epoch: message.epoch, commit: message });
+    }
+  }
+
+  #stepSecondary(event: SecondaryEvent): void {
+    for (const effect of this.secondary.step(event)) this.#doSecondary(effect);
+  }
+
+  #doSecondary(effect: SecondaryEffect): void {
+    switch (effect.type) {
+      case "write": {
+        const loads = this.qemu.loads.length;
+        this.qemu.write(concat(...effect.bytes));
+        for (const load of this.qemu.loads.slice(loads)) this.#check(load.deviceState, load.ram);
+        break;
+      }
+      case "prepare":
+        this.#preparing = true;
+        break;
+      case "tell-committed":
+        this.#answers.push({ type: "committed", epoch: effect.epoch });
+        break;
+      case "tell-loaded":
+        this.#answers.push({ type: "loaded", epoch: effect.epoch });
+        break;
+      case "take-over":
+        this.takeOvers++;
+        assert(this.qemu.atRest, "a takeover in the middle of a load");
+        break;
+    }
+  }
+
+  /** What the secondary loads is the guest as it was at a checkpoint, device state and memory. */
+  #check(deviceState: Uint8Array, ram: Ram): void {
+    this.loads++;
+    const epoch = this.#snapshots.findIndex((_, epoch) => {
+      const content = epoch === 0 ? Uint8Array.of(1, 2, 3) : Uint8Array.of(epoch);
+      return String(concat(device(content), Uint8Array.of(0))) === String(deviceState);
+    });
+    const expected = this.#snapshots[epoch];
+    assert(expected !== undefined, "device state of no checkpoint");
+    const differing = expected.flatMap((page, index) =>
+      page.every((byte, at) => byte === ram[index]![at]) ? [] : [index]
+    );
+    assertEquals(differing, [], `pages that are not as they were at checkpoint ${epoch}`);
+  }
+}
+
+const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
+  { weight: 4, arbitrary: fc.record({ block: fc.constant(0), page: fc.nat(63), fill: fc.nat(4) }) },
+  { weight: 1, arbitrary: fc.record({ block: fc.constant(1), page: fc.nat(7), fill: fc.nat(4) }) },
+);
+
+const samplePages = fc.array(samplePage, { maxLength: 24, size: "max" });
+
+Deno.test("ReplicaSender and both machines: the secondary loads exactly the guest, whatever comes when", async () => {
+  const seen = { loads: 0, takeOvers: 0 };
+  await fc.assert(
+    fc.asyncProperty(
+      samplePages,
+      fc.array(fc.record({ choice: fc.nat(10_000), pages: samplePages }), {
+        minLength: 20,
+        maxLength: 200,
+        size: "max",
+      }),
+      fc.boolean(),
+      async (initial, steps, settles) => {
+        const pair = new Pair(initial);
+        for (const { choice, pages } of steps) {
+          const actions = [
+            () => pair.write(pages),
+            () => pair.write(pages),
+            () => pair.connect(),
+            () => pair.request(),
+            () => pair.wait(choice % 600),
+            () => pair.send(choice % 30_000),
+            () => pair.send(100_000),
+            () => pair.bulk.letPass(1),
+            () => pair.bulk.letPass(3),
+            () => timers(),
+            () => pair.hear(),
+            () => pair.answer(100),
+          ];
+          await actions[choice % actions.length]!();
+        }
+        if (settles) {
+          pair.connect();
+          await pair.settle();
+          assertEquals(pair.primary.phase, "protected");
+        }
+        await pair.kill();
+        if (pair.failure !== undefined) throw pair.failure;
+        seen.loads += pair.loads;
+        seen.takeOvers += pair.takeOvers;
+      },
+    ),
+    { numRuns: 60 },
+  );
+  assert(seen.loads > 150 && seen.takeOvers > 20, `too little happened: ${JSON.stringify(seen)}`);
+});
