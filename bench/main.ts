@@ -60,12 +60,16 @@ async function benchArea(
   const host = await readHostFacts();
   const date = new Date();
   const startMs = performance.now();
+  const show = (line: string) => {
+    const seconds = ((performance.now() - startMs) / 1000).toFixed(0);
+    progress(`${area.name}, ${seconds.padStart(3)} s: ${line}`);
+  };
   const rows = await inOwnDirectory((directory) =>
-    area.run({ quick, directory, signal, progress: (line) => progress(`${area.name}: ${line}`) })
+    area.run({ quick, directory, signal, progress: show })
   );
   const tookMs = performance.now() - startMs;
   const result: AreaResult = { area: area.name, versions, host, rows };
-  progress(`${area.name}: took ${Math.round(tookMs / 1000)} s`);
+  show("done");
   if (json) console.log(JSON.stringify(result));
   else console.log(renderTable(rows, area.bar));
   if (!quick) await writeResults(area, result, date, tookMs);

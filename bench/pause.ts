@@ -29,22 +29,22 @@ const SIZES: readonly Size[] = [
   {
     name: "1k pages",
     memoryMiB: 256,
-    parameters: "colo.load=small-writes colo.load_pages=560 colo.load_ms=200",
-    periodMs: 500,
+    parameters: "colo.load=small-writes colo.load_pages=560 colo.load_ms=100",
+    periodMs: 300,
     barred: false,
   },
   {
     name: "5k pages",
     memoryMiB: 256,
-    parameters: "colo.load=sweep colo.load_pages=4800 colo.load_ms=200",
-    periodMs: 500,
+    parameters: "colo.load=sweep colo.load_pages=4800 colo.load_ms=100",
+    periodMs: 300,
     barred: true,
   },
   {
     name: "16k pages",
     memoryMiB: 1024,
-    parameters: "colo.load=sweep colo.load_pages=16000 colo.load_ms=400",
-    periodMs: 800,
+    parameters: "colo.load=sweep colo.load_pages=16000 colo.load_ms=200",
+    periodMs: 500,
     barred: true,
   },
 ];

@@ -4,20 +4,9 @@
  * @module
  */
 
-/** Ours next to a peer's, measured in turn with it. */
-export interface Row {
-  readonly case: string;
-  readonly unit: string;
-  readonly ours: number;
-  /** Null where there is nothing to compare with. */
-  readonly peer: number | null;
-  readonly peerName: string | null;
-  /** ours / peer */
-  readonly ratio: number | null;
-  /** The ratio that is wanted: at the least or at the most, as the area says; null for none. */
-  readonly bar: number | null;
-  readonly ok: boolean | null;
-}
+import type { Row } from "./measure.ts";
+
+export type { Row } from "./measure.ts";
 
 /** What {@linkcode costRow} puts together. */
 export interface Cost {

@@ -49,8 +49,9 @@ const LOADS: readonly Load[] = [
 
 const MEMORY_MIB = 128;
 const PERIOD_MS = 400;
-const CHECKPOINTS = 6;
-const WARM_UP_CHECKPOINTS = 2;
+const CHECKPOINTS = 5;
+/** After a start, QEMU has to translate the guest's code anew, and the load falls behind. */
+const WARM_UP_CHECKPOINTS = 4;
 
 async function benchWire(context: BenchContext): Promise<Row[]> {
   const rig = await openRig(context);

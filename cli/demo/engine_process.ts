@@ -96,6 +96,11 @@ export class EngineProcess {
     }
   }
 
+  /** Its exit code, when it has ended. */
+  async exited(): Promise<number> {
+    return (await this.#ended).code;
+  }
+
   /** End it in good order; returns its exit code. */
   async stop(): Promise<number> {
     if (!this.#over) this.#kill("SIGTERM");

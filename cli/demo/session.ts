@@ -56,10 +56,11 @@ const TICKS_AFTER = 4;
 export class DemoSession {
   readonly checkpoints: CheckpointReport[] = [];
   readonly primary: EngineProcess;
-  readonly standby: EngineProcess;
+  standby: EngineProcess;
   readonly primaryConsole: ConsoleTail;
   readonly standbyConsole: ConsoleTail;
   readonly #options: SessionOptions;
+  readonly #standbyToml: string;
   readonly #poller: ReturnType<typeof setInterval>;
 
   private constructor(options: SessionOptions, primaryToml: string, standbyToml: string) {
@@ -67,11 +68,8 @@ export class DemoSession {
     this.#options = options;
     this.primaryConsole = new ConsoleTail(`${directory}/primary-console.log`);
     this.standbyConsole = new ConsoleTail(`${directory}/standby-console.log`);
-    this.standby = new EngineProcess(
-      ["standby", standbyToml],
-      (report) => options.onReport?.("standby", report),
-      `${directory}/standby.log`,
-    );
+    this.#standbyToml = standbyToml;
+    this.standby = this.#startStandby();
     this.primary = new EngineProcess(["run", primaryToml], (report) => {
       if (report.event === "checkpoint" && report.replicated) this.checkpoints.push(report);
       options.onReport?.("primary", report);
@@ -108,6 +106,20 @@ export class DemoSession {
       await Deno.writeTextFile(`${directory}/${side}.toml`, config(side));
     }
     return new DemoSession(options, `${directory}/primary.toml`, `${directory}/standby.toml`);
+  }
+
+  /** Start another standby with the same config, in place of one that has ended. */
+  restartStandby(): void {
+    this.standby = this.#startStandby();
+  }
+
+  #startStandby(): EngineProcess {
+    const { directory, onReport } = this.#options;
+    return new EngineProcess(
+      ["standby", this.#standbyToml],
+      (report) => onReport?.("standby", report),
+      `${directory}/standby.log`,
+    );
   }
 
   /** Wait until the secondary can take over and the guest has shown itself. */

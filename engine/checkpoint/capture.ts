@@ -12,8 +12,8 @@
  * A checkpoint stays in the staging area, apart from the mirror, until its owner decides what becomes
  * of it: {@linkcode Capture.encodeDelta} for a secondary, {@linkcode Capture.absorb} without one. The
  * primary may be acknowledged before or after. A checkpoint too large for the staging area flows into
- * the mirror early, marked as missing on the secondary; {@linkcode Capture.consistent} is false then,
- * until the checkpoint is whole.
+ * the mirror early, marked as missing on the secondary. While a checkpoint arrives
+ * {@linkcode Capture.consistent} is false.
  *
  * Pure: bytes in, events and bytes out.
  *
@@ -21,7 +21,7 @@
  */
 
 import type { KernelSet } from "../../wasm/mod.ts";
-import { StateError } from "../errors.ts";
+import { StateError, StreamError } from "../errors.ts";
 import type { PlacedBlock } from "../stream/format.ts";
 import { StreamReader } from "../stream/reader.ts";
 import type { StreamEvent } from "../stream/reader.ts";
@@ -98,9 +98,10 @@ export class Capture {
     return this.#deviceState;
   }
 
-  /** True when the mirror and the device state are one checkpoint. */
+  /** True when the mirror and the device state are one checkpoint, and no other is arriving. */
   get consistent(): boolean {
-    return this.#state !== "initial" && this.#early === 0 && this.#deviceState.length > 0;
+    return this.#state !== "initial" && this.#state !== "sending" && this.#early === 0 &&
+      this.#deviceState.length > 0;
   }
 
   /** Device state of the whole checkpoint that is still staged. */
@@ -154,15 +155,25 @@ export class Capture {
           events.push({ type: "whole", epoch: this.#epoch, pages });
         }
         break;
-      case "colo":
+      case "xbzrle":
+        throw new StreamError(
+          "Cannot take a page as its change: switch the migration capability `xbzrle` off",
+          this.reader.offset,
+        );
+      case "colo": {
+        const due = event.message === "checkpoint-request" ? "idle" : "sending";
+        if (this.#state !== due) {
+          throw new StreamError(
+            `Cannot take a checkpoint: QEMU said ${event.message} while it was ${this.#state}`,
+            event.offset,
+          );
+        }
         if (event.message === "checkpoint-request") {
-          this.#require("idle");
           this.#state = "asked";
           events.push({ type: "request" });
-        } else {
-          this.#require("sending");
         }
         break;
+      }
     }
   }
 

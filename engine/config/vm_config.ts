@@ -4,7 +4,7 @@
  * ```toml
  * [vm]
  * name = "web1"                  # letters, digits, _ . -
- * machine = "pc"                 # pc, q35, or a versioned one; the same on both hosts
+ * machine = "pc"                 # pc, q35, pc-i440fx-9.2, pc-q35-9.2, ...; the same on both hosts
  * memory = "2GiB"                # or a number of MiB
  * cpus = 2
  * accel = "kvm"                  # kvm or tcg; chosen by itself when left out
@@ -16,7 +16,7 @@
  *
  * [[vm.disks]]
  * path = "web1.qcow2"
- * format = "qcow2"               # raw or qcow2
+ * format = "qcow2"               # raw or qcow2: a qcow2 disk written to as raw is destroyed
  *
  * [[vm.nics]]
  * mac = "52:54:00:12:34:56"
@@ -28,6 +28,7 @@
  * mode = "colo"
  * period = 500                   # ms between checkpoints at the most
  * minInterval = 50               # ms between checkpoints at the least
+ * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
  * listen = "127.0.0.1:7700"      # on the standby
  *
@@ -35,7 +36,7 @@
  * path = "/opt/qemu/bin/qemu-system-x86_64"
  * ```
  *
- * Relative paths are taken from the directory of the file. Pure: whether files exist is not looked at.
+ * Relative paths, those of unix sockets too, are taken from the directory of the file. Pure: whether files exist is not looked at.
  *
  * @module
  */
@@ -44,7 +45,8 @@ import { dirname, resolve } from "@std/path/mod.js";
 import { parse, stringify } from "@std/toml/mod.js";
 import { ConfigError } from "../errors.ts";
 import { formatAddress, type LinkAddress, parseAddress } from "../link/address.ts";
-import { Table } from "./table.ts";
+import { findDuplicate } from "./duplicates.ts";
+import { show, Table } from "./table.ts";
 
 /** The VM, as QEMU is to run it. */
 export interface VmSection {
@@ -82,6 +84,8 @@ export interface ReplicationSection {
   readonly mode: "colo";
   readonly periodMs: number;
   readonly minIntervalMs: number;
+  /** "none": the link may leave this machine, and anyone on its way can read and change it. */
+  readonly encryption?: "none" | undefined;
   readonly peer?: LinkAddress | undefined;
   readonly listen?: LinkAddress | undefined;
 }
@@ -95,9 +99,46 @@ export interface VmConfig {
   readonly qemuPath?: string | undefined;
 }
 
+const VM_KEYS = [
+  "name",
+  "machine",
+  "memory",
+  "cpus",
+  "accel",
+  "kernel",
+  "initrd",
+  "append",
+  "console",
+  "extraArgs",
+  "disks",
+  "nics",
+] as const;
+const DISK_KEYS = ["path", "format"] as const;
+const NIC_KEYS = ["mac", "netdev", "model", "vnetHdr"] as const;
+const REPLICATION_KEYS = [
+  "mode",
+  "period",
+  "minInterval",
+  "encryption",
+  "peer",
+  "listen",
+] as const;
+
 const NAME = /^[a-zA-Z0-9_.-]{1,63}$/;
-const MACHINE = /^[a-zA-Z0-9_.-]{1,63}$/;
-const MAC = /^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/;
+
+/** QEMU's machines for x86, whose pages and device state the engine knows. */
+const MACHINE = /^(pc|q35|pc-(i440fx|q35)-\d{1,3}(\.\d{1,3}){1,2})$/;
+
+const MAC = /^(?!00(:00){5})[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/i;
+
+const NETDEV = {
+  // Two commas are one within a value.
+  test: (text: string) =>
+    /^[a-z][a-z0-9-]*(,|$)/.test(text) && !/,id=/.test(text.replaceAll(",,", "")),
+};
+
+/** What a unix socket's address holds, with the NUL behind it: `sun_path` of unix(7). */
+const UNIX_PATH_BYTES_MAX = 107;
 
 /**
  * Read the text of a `vm.toml`.
@@ -114,35 +155,50 @@ const MAC = /^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/;
  * ```
  */
 export function parseVmConfig(text: string, path: string): VmConfig {
-  let root: Table;
-  try {
-    root = new Table(parse(text), path, "");
-  } catch (error) {
-    if (error instanceof ConfigError) throw error;
-    throw new ConfigError(`Cannot read ${path}: it is no TOML: ${firstLine(error)}`);
+  const duplicate = findDuplicate(text);
+  if (duplicate !== undefined) {
+    const { name, lines } = duplicate;
+    throw new ConfigError(
+      `Cannot use ${path}: ${name} is given twice, on lines ${lines.join(" and ")}`,
+    );
   }
-  const vm = readVm(root.table("vm"), dirname(path));
-  const replication = readReplication(root.table("replication"));
-  const qemu = root.table("qemu");
-  const qemuPath = qemu.text("path");
-  qemu.end();
-  root.end();
+  const root = new Table(parseToml(text, path), path, "", ["vm", "replication", "qemu"]);
+  const directory = dirname(path);
+  // All keys are looked at before any value is.
+  const vmTable = root.table("vm", VM_KEYS);
+  const replicationTable = root.table("replication", REPLICATION_KEYS);
+  const qemuTable = root.table("qemu", ["path"]);
+  const vm = readVm(vmTable, directory);
+  const replication = readReplication(replicationTable, directory);
+  const qemuPath = qemuTable.text("path");
   return {
     path,
     vm,
     replication,
-    qemuPath: qemuPath === undefined ? undefined : resolve(dirname(path), qemuPath),
+    qemuPath: qemuPath === undefined ? undefined : resolve(directory, qemuPath),
   };
 }
 
-function readVm(table: Table, directory: string): VmSection {
-  const file = (key: string) => {
+function parseToml(text: string, path: string): Readonly<Record<string, unknown>> {
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new ConfigError(`Cannot read ${path}: it is no TOML: ${firstLine(error)}`);
+  }
+}
+
+function readVm(table: Table<typeof VM_KEYS[number]>, directory: string): VmSection {
+  const file = (key: "kernel" | "initrd" | "console") => {
     const value = table.text(key);
     return value === undefined ? undefined : resolve(directory, value);
   };
   const vm: VmSection = {
     name: table.required("name", table.text("name", NAME, "1 to 63 letters, digits, _ . or -")),
-    machine: table.text("machine", MACHINE, "a machine type such as pc or q35") ?? "pc",
+    machine: table.text(
+      "machine",
+      MACHINE,
+      "pc, q35 or a version of them such as pc-i440fx-9.2 or pc-q35-9.2",
+    ) ?? "pc",
     memoryMiB: table.required("memory", table.memoryMiB("memory", 16, 1024 * 1024)),
     cpus: table.integer("cpus", 1, 255) ?? 1,
     accel: table.choice("accel", ["tcg", "kvm"]),
@@ -151,56 +207,98 @@ function readVm(table: Table, directory: string): VmSection {
     append: table.text("append"),
     console: file("console"),
     extraArgs: table.texts("extraArgs"),
-    disks: table.tables("disks").map((disk) => readDisk(disk, directory)),
-    nics: table.tables("nics").map(readNic),
+    disks: table.tables("disks", DISK_KEYS).map((disk) => readDisk(disk, directory)),
+    nics: readNics(table.tables("nics", NIC_KEYS)),
   };
   if (vm.kernel === undefined) {
     if (vm.initrd !== undefined) table.fail("initrd", "needs vm.kernel as well");
     if (vm.append !== undefined) table.fail("append", "needs vm.kernel as well");
     if (vm.disks.length === 0) table.fail("kernel", "is missing: give vm.kernel or [[vm.disks]]");
   }
-  table.end();
   return vm;
 }
 
-function readDisk(table: Table, directory: string): DiskSection {
-  const path = resolve(directory, table.required("path", table.text("path")));
-  const format = table.choice("format", ["raw", "qcow2"]) ?? "raw";
-  table.end();
-  return { path, format };
+function readDisk(table: Table<typeof DISK_KEYS[number]>, directory: string): DiskSection {
+  return {
+    path: resolve(directory, table.required("path", table.text("path"))),
+    format: table.required(
+      "format",
+      table.choice("format", ["raw", "qcow2"]),
+      ": say raw or qcow2, whichever the disk is: a qcow2 disk that is written to as raw is destroyed",
+    ),
+  };
 }
 
-function readNic(table: Table): NicSection {
-  const nic: NicSection = {
-    mac: table.required("mac", table.text("mac", MAC, "six bytes such as 52:54:00:12:34:56")),
-    netdev: table.required("netdev", table.text("netdev")),
+type NicTable = Table<typeof NIC_KEYS[number]>;
+
+function readNics(tables: readonly NicTable[]): readonly NicSection[] {
+  const holders = new Map<string, string>();
+  return tables.map((table) => {
+    const nic = readNic(table);
+    const mac = nic.mac.toLowerCase();
+    const holder = holders.get(mac);
+    if (holder !== undefined) table.fail("mac", `is "${nic.mac}", which ${holder} has already`);
+    holders.set(mac, table.name);
+    return nic;
+  });
+}
+
+function readNic(table: NicTable): NicSection {
+  const mac = table.text(
+    "mac",
+    MAC,
+    "six bytes such as 52:54:00:12:34:56, not all zero, the first of them even (an odd one is a " +
+      "group's)",
+  );
+  const netdev = table.text(
+    "netdev",
+    NETDEV,
+    'what follows -netdev, without id=, such as "user" or "tap,ifname=tap0,script=no"',
+  );
+  return {
+    mac: table.required("mac", mac),
+    netdev: table.required("netdev", netdev),
     model: table.text("model") ?? "virtio-net-pci",
     vnetHdr: table.boolean("vnetHdr") ?? false,
   };
-  table.end();
-  return nic;
 }
 
-function readReplication(table: Table): ReplicationSection {
-  const address = (key: string) => {
+function readReplication(
+  table: Table<typeof REPLICATION_KEYS[number]>,
+  directory: string,
+): ReplicationSection {
+  const mode = table.choice("mode", ["colo"]) ?? "colo";
+  const periodMs = table.integer("period", 10, 600_000) ?? 500;
+  const minIntervalMs = table.integer("minInterval", 1, 600_000) ?? Math.min(50, periodMs);
+  if (minIntervalMs > periodMs) {
+    table.fail(
+      "minInterval",
+      `is ${minIntervalMs}, but must not exceed replication.period, which is ${periodMs}`,
+    );
+  }
+  const encryption = table.choice("encryption", ["none"]);
+  const reach = encryption === "none" ? "network" : "host";
+  const address = (key: "peer" | "listen") => {
     const text = table.text(key);
     if (text === undefined) return undefined;
-    try {
-      return parseAddress(text);
-    } catch (error) {
-      if (!(error instanceof ConfigError)) throw error;
-      return table.fail(key, `is wrong: ${error.message}`);
+    const fail = (detail: string) => table.fail(key, `is ${show(text)}: ${detail}`);
+    const address = parseAddress(text, fail, reach);
+    if (address.transport === "tcp") return address;
+    const path = resolve(directory, address.path);
+    const { length } = new TextEncoder().encode(path);
+    if (length > UNIX_PATH_BYTES_MAX) {
+      fail(`its path has ${length} bytes, the system takes ${UNIX_PATH_BYTES_MAX}`);
     }
+    return { transport: "unix", path } as const;
   };
-  const replication: ReplicationSection = {
-    mode: table.choice("mode", ["colo"]) ?? "colo",
-    periodMs: table.integer("period", 10, 600_000) ?? 500,
-    minIntervalMs: table.integer("minInterval", 1, 600_000) ?? 50,
+  return {
+    mode,
+    periodMs,
+    minIntervalMs,
+    encryption,
     peer: address("peer"),
     listen: address("listen"),
   };
-  table.end();
-  return replication;
 }
 
 /** The standby's address, which a primary needs. */
@@ -222,13 +320,14 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 /** The TOML text of a config: {@linkcode parseVmConfig} reads the same from it. */
 export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string {
   const { memoryMiB, ...rest } = vm;
-  const { mode, periodMs, minIntervalMs, peer, listen } = replication;
+  const { mode, periodMs, minIntervalMs, encryption, peer, listen } = replication;
   return stringify({
     vm: present({ ...rest, memory: memoryMiB }),
     replication: present({
       mode,
       period: periodMs,
       minInterval: minIntervalMs,
+      encryption,
       peer: peer && formatAddress(peer),
       listen: listen && formatAddress(listen),
     }),
@@ -241,5 +340,6 @@ function present(members: Record<string, unknown>): Record<string, unknown> {
 }
 
 function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n")[0] ?? "";
+  const [line = ""] = (error instanceof Error ? error.message : String(error)).split("\n");
+  return line.replaceAll(/\p{Cc}/gu, " ");
 }

@@ -231,6 +231,7 @@ export class PrimaryHost {
       reason = messageOf(error);
     } finally {
       closePair(link);
+      this.#sender?.cancel();
       await this.#sending;
       this.#link = undefined;
       this.#sender = undefined;

@@ -7,6 +7,7 @@
 import type { Capture } from "../checkpoint/capture.ts";
 import { exclusiveOr } from "../checkpoint/device_state_delta.ts";
 import type { PageCounts } from "../checkpoint/mirror.ts";
+import { LinkError } from "../errors.ts";
 import { FRAME_PAYLOAD_BYTES_MAX } from "../limits.ts";
 import type { LinkConnection } from "../link/mod.ts";
 
@@ -24,6 +25,7 @@ export class ReplicaSender {
   #pagesFrames = 0;
   #pageBytes = 0;
   #sentDeviceState: Uint8Array | undefined;
+  #cancelled = false;
 
   constructor(readonly capture: Capture, readonly bulk: BulkSender) {}
 
@@ -32,7 +34,7 @@ export class ReplicaSender {
    * Follow it with {@linkcode commit}, before anything else happens.
    *
    * @param onPass Called each time the mirror has been gone round, with the pages written meanwhile
-   * @throws {LinkError} when the link breaks
+   * @throws {LinkError} when the link breaks, or it is {@linkcode cancel}led
    */
   async seed(onPass: (missingPages: number) => void): Promise<void> {
     const { capture, bulk } = this;
@@ -46,14 +48,17 @@ export class ReplicaSender {
     });
     mirror.markAllMissing();
     let passPages = mirror.missingPages;
+    // What was sent is not zero any more: from the second pass on, pages of zeros must be sent as well.
+    let fresh = true;
     let sliceEnd = performance.now() + SLICE_MS;
     while (true) {
       const before = mirror.missingPages;
-      const chunk = mirror.takeMissing(true);
+      const chunk = mirror.takeMissing(fresh);
+      passPages -= before - mirror.missingPages;
       if (chunk !== undefined && chunk.length > 0) await this.#sendPages(capture.epoch, chunk);
       if (chunk === undefined && capture.consistent) return;
-      passPages -= before - mirror.missingPages;
       if (passPages <= 0) {
+        fresh = false;
         passPages = mirror.missingPages;
         onPass(passPages);
       }
@@ -61,7 +66,13 @@ export class ReplicaSender {
         await new Promise((resolve) => setTimeout(resolve, 0));
         sliceEnd = performance.now() + SLICE_MS;
       }
+      if (this.#cancelled) throw new LinkError("Cannot seed: the link to the secondary is gone");
     }
+  }
+
+  /** The link is gone: end a seed that waits, not to send, but for a checkpoint to become whole. */
+  cancel(): void {
+    this.#cancelled = true;
   }
 
   /**

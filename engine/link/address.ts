@@ -16,16 +16,19 @@ const FORM = "write it as 127.0.0.1:7700, [::1]:7700 or unix:/path";
 /**
  * Read an address.
  *
- * The link is not encrypted yet, so only this machine's own addresses are taken.
+ * The link is not encrypted, so only this machine's own addresses are taken unless the caller asks
+ * for others.
  *
  * @param fail Throws what is wrong, where the caller can say it better
- * @throws {ConfigError} when it is none, or not one of this machine
+ * @param reach `network` takes addresses of other machines too
+ * @throws {ConfigError} when it is none, or out of reach
  */
 export function parseAddress(
   text: string,
   fail: (detail: string) => never = (detail) => {
     throw new ConfigError(`Cannot use address ${JSON.stringify(text)}: ${detail}`);
   },
+  reach: "host" | "network" = "host",
 ): LinkAddress {
   if (text.startsWith("unix:")) {
     const path = text.slice("unix:".length);
@@ -36,10 +39,10 @@ export function parseAddress(
   const port = Number(match?.[3]);
   if (hostname === undefined || port < 1 || port > 65535) return fail(FORM);
   if (/^[\d.]+$/.test(hostname) && !isIpv4(hostname)) return fail(FORM);
-  if (!/^127\.[\d.]+$|^::1$|^localhost$/.test(hostname)) {
+  if (reach === "host" && !/^127\.[\d.]+$|^::1$|^localhost$/.test(hostname)) {
     return fail(
-      "the link is not encrypted yet, so only loopback addresses (127.0.0.1, [::1]) and unix " +
-        "sockets are taken",
+      "the link is not encrypted, so only loopback addresses (127.0.0.1, [::1]) and unix sockets " +
+        'are taken; on a network that you trust, set replication.encryption = "none"',
     );
   }
   return { transport: "tcp", hostname, port };

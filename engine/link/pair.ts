@@ -168,9 +168,9 @@ class Reception {
     }
     const reason = this.refusal(hello);
     if (reason !== undefined) return this.#refuse(connection, reason);
-    const [twin, other] =
-      [...this.#halfOpen].find(([, { hello: other }]) => other?.session === hello.session) ?? [];
-    if (other?.hello?.role === hello.role) {
+    const [twin, first] =
+      [...this.#halfOpen].find(([, { hello: said }]) => said?.session === hello.session) ?? [];
+    if (first?.hello?.role === hello.role) {
       return this.#refuse(connection, `this session has its ${hello.role} connection already`);
     }
     const welcomed = connection.send({ type: "welcome", engineVersion: this.engineVersion });

@@ -208,7 +208,7 @@ export async function connectLink(
   const timer = setTimeout(() => controller.abort(), timeoutMs);
   try {
     const connection = address.transport === "unix"
-      // It answers at once, or not at all: there is no way that a packet could be lost on.
+      // The system takes or refuses it at once, a full backlog included.
       ? await Deno.connect(address)
       : await Deno.connect({ ...address, signal });
     return new LinkConnection(connection);

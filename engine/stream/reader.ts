@@ -225,12 +225,12 @@ export class StreamReader {
         return this.#sectionGoesOn(type === SECTION.PART ? "part" : "end");
       case SECTION.FULL:
       case SECTION.EOF:
-        if (this.#initial) {
+        if (this.#initial && this.#records !== undefined) {
           this.#initialState = new InitialDeviceStateCollector(this.#offset);
           this.#state = "initial-device-state";
           return true;
         }
-        if (type === SECTION.FULL) break;
+        if (this.#initial || type === SECTION.FULL) break;
         this.#consume(1);
         this.#state = "vmstate-size";
         return true;

@@ -35,6 +35,7 @@ Deno.test("loadVmConfig names the key whose file is missing", async () => {
   const missing: Readonly<Record<string, string>> = {
     'initrd = "x"': "vm.initrd",
     '[[vm.disks]]\npath = "x"\nformat = "raw"': "vm.disks[0].path",
+    '[qemu]\npath = "x"': "qemu.path",
   };
   for (const [text, key] of Object.entries(missing)) {
     await withConfig(SMALLEST + text, async (directory, path) => {
@@ -49,5 +50,17 @@ Deno.test("loadVmConfig refuses a directory in place of a kernel", async () => {
     await Deno.remove(join(directory, "vmlinuz"));
     await Deno.mkdir(join(directory, "vmlinuz"));
     await assertRejects(() => loadVmConfig(path), ConfigError, "vm.kernel names");
+  });
+});
+
+Deno.test("loadVmConfig says that the console's directory is missing", async () => {
+  await withConfig(`${SMALLEST}console = "log/console"`, async (directory, path) => {
+    const { message } = await assertRejects(() => loadVmConfig(path), ConfigError);
+    assertEquals(
+      message,
+      `Cannot use ${path}: vm.console is to be in ${directory}/log, which is no directory`,
+    );
+    await Deno.mkdir(join(directory, "log"));
+    assertEquals((await loadVmConfig(path)).vm.console, join(directory, "log", "console"));
   });
 });

@@ -15,17 +15,21 @@ const SMALLEST = '[vm]\nname = "web1"\nmemory = 256\nkernel = "vmlinuz"\n';
 
 /** Texts as a command line can hold them: without control characters. */
 const line = fc.string({ unit: "grapheme", minLength: 1, maxLength: 40 })
-  // deno-lint-ignore no-control-regex -- those are what is left out
-  .filter((text) => !/[\x00-\x1f\x7f]/.test(text) && text.isWellFormed());
+  .filter((text) => !/\p{Cc}/u.test(text) && text.isWellFormed());
 const file = line.map((text) => `/${text.replaceAll(/[/.]/g, "_")}`);
 const address: fc.Arbitrary<LinkAddress> = fc.oneof(
   fc.record({
     transport: fc.constant("tcp" as const),
-    hostname: fc.constantFrom("127.0.0.1", "127.8.0.9", "::1"),
+    hostname: fc.constantFrom("127.0.0.1", "127.8.0.9", "::1", "10.0.0.2", "host-b.example"),
     port: fc.integer({ min: 1, max: 65535 }),
   }),
-  fc.record({ transport: fc.constant("unix" as const), path: file }),
+  fc.record({
+    transport: fc.constant("unix" as const),
+    path: file.filter((path) => new TextEncoder().encode(path).length <= 107),
+  }),
 );
+const staysHere = (address: LinkAddress | undefined) =>
+  address?.transport !== "tcp" || /^127\.|^::1$/.test(address.hostname);
 const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
 const mac = fc.array(fc.nat(255), { minLength: 5, maxLength: 5 })
   .map((bytes) => [0x52, ...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(":"));
@@ -55,15 +59,20 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
         vnetHdr: fc.boolean(),
       }),
       { maxLength: 3 },
-    ),
+    ).filter((nics) => new Set(nics.map(({ mac }) => mac)).size === nics.length),
   }),
   replication: fc.record({
     mode: fc.constant("colo" as const),
-    periodMs: fc.integer({ min: 50, max: 600_000 }),
-    minIntervalMs: fc.integer({ min: 1, max: 50 }),
+    periodMs: fc.integer({ min: 1000, max: 600_000 }),
+    minIntervalMs: fc.integer({ min: 1, max: 1000 }),
+    encryption: maybe(fc.constant("none" as const)),
     peer: maybe(address),
     listen: maybe(address),
-  }),
+  }).map((replication) =>
+    [replication.peer, replication.listen].every(staysHere)
+      ? replication
+      : { ...replication, encryption: "none" as const }
+  ),
   qemuPath: maybe(file),
 });
 
@@ -84,6 +93,7 @@ Deno.test("parseVmConfig fills in the defaults", () => {
     mode: "colo",
     periodMs: 500,
     minIntervalMs: 50,
+    encryption: undefined,
     peer: undefined,
     listen: undefined,
   });
@@ -123,12 +133,28 @@ Deno.test("parseVmConfig takes relative paths from the file's directory", () => 
 });
 
 const MEMORY = 'but must be 16 to 1048576 MiB, such as 512 or "2GiB"';
-const WRONG_ADDRESS = "replication.peer is wrong: Cannot use address";
+const ONE_LINE = "but must be one line without control characters";
+const MACHINE = "but must be pc, q35 or a version of them such as pc-i440fx-9.2 or pc-q35-9.2";
+const MAC =
+  "but must be six bytes such as 52:54:00:12:34:56, not all zero, the first of them even " +
+  "(an odd one is a group's)";
+const NETDEV = 'but must be what follows -netdev, without id=, such as "user" or ' +
+  '"tap,ifname=tap0,script=no"';
+const FIRST_NIC = 'mac = "52:54:00:12:34:56"\nnetdev = "user"';
 const nic = (rest: string) => `${SMALLEST}[[vm.nics]]\n${rest}\n`;
 
 /** What follows "Cannot use /srv/web1/vm.toml: " for each wrong text. */
 const REFUSED: Readonly<Record<string, string>> = {
   "": "vm.name is missing",
+  '[vm]\nnmae = "a"': "vm.nmae is not known: did you mean name",
+  '[vm]\nmemory = 64\n[replication]\npeeer = "x"':
+    "replication.peeer is not known: did you mean peer",
+  '[vm]\n"na\\nme\\u007f" = 1\n': 'vm."na\\nme\\u007f" is not known: did you mean name',
+  "x = 1": "x is not known (known: vm, replication, qemu)",
+  '"v m" = 1\n': '"v m" is not known: did you mean vm',
+  '[vm]\nx = "a"':
+    "vm.x is not known (known: name, machine, memory, cpus, accel, kernel, initrd, " +
+    "append, console, extraArgs, disks, nics)",
   "vm = 1": "vm must be a table: [vm]",
   '[vm]\nname = "a b"\nmemory = 64':
     'vm.name is "a b", but must be 1 to 63 letters, digits, _ . or -',
@@ -139,11 +165,25 @@ const REFUSED: Readonly<Record<string, string>> = {
   [SMALLEST.replace("256", '"2000GiB"')]: `vm.memory is "2000GiB", ${MEMORY}`,
   [`${SMALLEST}kernal = "a"`]: "vm.kernal is not known: did you mean kernel",
   [`${SMALLEST}[replication]\nintervall = 5`]: "replication.intervall is not known " +
-    "(known: mode, period, minInterval, peer, listen)",
+    "(known: mode, period, minInterval, encryption, peer, listen)",
   [`${SMALLEST}cpus = 0`]: "vm.cpus is 0, but must be a whole number from 1 to 255",
   [`${SMALLEST}cpus = "two"`]: 'vm.cpus is "two", but must be a whole number from 1 to 255',
   [`${SMALLEST}accel = "hvf"`]: 'vm.accel is "hvf", but must be tcg or kvm',
   [`${SMALLEST}console = ""`]: "vm.console must be a text",
+  [`${SMALLEST}cpus = nan`]: "vm.cpus is nan, but must be a whole number from 1 to 255",
+  [`${SMALLEST}cpus = -inf`]: "vm.cpus is -inf, but must be a whole number from 1 to 255",
+  [SMALLEST.replace("256", "inf")]: `vm.memory is inf, ${MEMORY}`,
+  [`${SMALLEST}accel = "${"x".repeat(200)}"`]: `vm.accel is "${
+    "x".repeat(98)
+  }\u2026, but must be tcg or kvm`,
+  [`${SMALLEST}machine = "virt"`]: `vm.machine is "virt", ${MACHINE}`,
+  [`${SMALLEST}machine = "pc-i440fx"`]: `vm.machine is "pc-i440fx", ${MACHINE}`,
+  [`${SMALLEST}machine = "pc,usb=on"`]: `vm.machine is "pc,usb=on", ${MACHINE}`,
+  [`${SMALLEST}append = "a\\nb"`]: `vm.append is "a\\nb", ${ONE_LINE}`,
+  [`${SMALLEST}append = """\na\nb"""`]: `vm.append is "a\\nb", ${ONE_LINE}`,
+  [`${SMALLEST}console = "a\\u0000"`]: `vm.console is "a\\u0000", ${ONE_LINE}`,
+  [`${SMALLEST}console = "a\\u009b"`]: `vm.console is "a\\u009b", ${ONE_LINE}`,
+  [`${SMALLEST}extraArgs = ["-S", "\\u007f"]`]: `vm.extraArgs[1] is "\\u007f", ${ONE_LINE}`,
   [`${SMALLEST}extraArgs = "-S"`]: "vm.extraArgs must be a list of texts",
   [`${SMALLEST}extraArgs = [1]`]: "vm.extraArgs must be a list of texts",
   [SMALLEST.replace("kernel", "initrd")]: "vm.initrd needs vm.kernel as well",
@@ -152,23 +192,49 @@ const REFUSED: Readonly<Record<string, string>> = {
     "vm.kernel is missing: give vm.kernel or [[vm.disks]]",
   [`${SMALLEST}[vm.disks]\npath = "a"`]: "vm.disks must be tables: [[vm.disks]]",
   [`${SMALLEST}[[vm.disks]]\nformat = "raw"`]: "vm.disks[0].path is missing",
+  [`${SMALLEST}[[vm.disks]]\npath = "a"`]: "vm.disks[0].format is missing: say raw or qcow2, " +
+    "whichever the disk is: a qcow2 disk that is written to as raw is destroyed",
   [`${SMALLEST}[[vm.disks]]\npath = "a"\nformat = "vmdk"`]:
     'vm.disks[0].format is "vmdk", but must be raw or qcow2',
   [nic('netdev = "user"')]: "vm.nics[0].mac is missing",
-  [nic('mac = "52:54:00"\nnetdev = "user"')]:
-    'vm.nics[0].mac is "52:54:00", but must be six bytes such as 52:54:00:12:34:56',
+  [nic('mac = "52:54:00"\nnetdev = "user"')]: `vm.nics[0].mac is "52:54:00", ${MAC}`,
+  [nic('mac = "53:54:00:12:34:56"\nnetdev = "user"')]:
+    `vm.nics[0].mac is "53:54:00:12:34:56", ${MAC}`,
+  [nic('mac = "00:00:00:00:00:00"\nnetdev = "user"')]:
+    `vm.nics[0].mac is "00:00:00:00:00:00", ${MAC}`,
+  [
+    `${nic('mac = "52:54:00:AB:34:56"\nnetdev = "user"')}[[vm.nics]]\nmac = "52:54:00:ab:34:56"` +
+    '\nnetdev = "user"'
+  ]: 'vm.nics[1].mac is "52:54:00:ab:34:56", which vm.nics[0] has already',
+  [nic(FIRST_NIC.replace("user", "user,id=a"))]: `vm.nics[0].netdev is "user,id=a", ${NETDEV}`,
+  [nic(FIRST_NIC.replace('"user"', `'{"type":"user"}'`))]:
+    `vm.nics[0].netdev is "{\\"type\\":\\"user\\"}", ${NETDEV}`,
   [nic('mac = "52:54:00:12:34:56"')]: "vm.nics[0].netdev is missing",
   [nic('mac = "52:54:00:12:34:56"\nnetdev = "user"\nvnetHdr = "on"')]:
     'vm.nics[0].vnetHdr is "on", but must be true or false',
   [`${SMALLEST}[replication]\nmode = "remus"`]: 'replication.mode is "remus", but must be colo',
   [`${SMALLEST}[replication]\nperiod = 5`]:
     "replication.period is 5, but must be a whole number from 10 to 600000",
+  [`${SMALLEST}[replication]\nperiod = 100\nminInterval = 101`]:
+    "replication.minInterval is 101, but must not exceed replication.period, which is 100",
   [`${SMALLEST}[replication]\npeer = 7700`]: "replication.peer must be a text",
   [`${SMALLEST}[replication]\npeer = "7700"`]:
-    `${WRONG_ADDRESS} "7700": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path`,
+    'replication.peer is "7700": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path',
+  [`${SMALLEST}[replication]\nlisten = "127.0.0.256:1"`]:
+    'replication.listen is "127.0.0.256:1": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path',
+  [`${SMALLEST}[replication]\nlisten = "unix:/${"x".repeat(107)}"`]:
+    `replication.listen is "unix:/${
+      "x".repeat(92)
+    }\u2026: its path has 108 bytes, the system takes 107`,
+  [`${SMALLEST}[replication]\nlisten = "unix:${"x".repeat(98)}"`]: `replication.listen is "unix:${
+    "x".repeat(93)
+  }\u2026: its path has 108 bytes, the system takes 107`,
   [`${SMALLEST}[replication]\npeer = "10.0.0.2:7700"`]:
-    `${WRONG_ADDRESS} "10.0.0.2:7700": the link is not encrypted yet, so only loopback ` +
-    "addresses (127.0.0.1, [::1]) and unix sockets are taken",
+    'replication.peer is "10.0.0.2:7700": the link is not encrypted, so only loopback addresses ' +
+    "(127.0.0.1, [::1]) and unix sockets are taken; on a network that you trust, set " +
+    'replication.encryption = "none"',
+  [`${SMALLEST}[replication]\nencryption = "tls"`]:
+    'replication.encryption is "tls", but must be none',
 };
 
 for (const [text, detail] of Object.entries(REFUSED)) {
@@ -178,6 +244,76 @@ for (const [text, detail] of Object.entries(REFUSED)) {
     assertEquals(message, `Cannot use ${PATH}: ${detail}`);
   });
 }
+
+/** What is given twice in each text, and where. */
+const TWICE: Readonly<Record<string, string>> = {
+  "[vm]\ncpus = 1\n\ncpus = 2": "cpus is given twice, on lines 2 and 4",
+  "[vm]\ncpus = 1\n 'cpus'= 2": "cpus is given twice, on lines 2 and 3",
+  'vm.name = "a"\nvm . "name" = "b"': "vm.name is given twice, on lines 1 and 2",
+  '[vm]\nextraArgs = [\n "-S",\n]\nextraArgs = []': "extraArgs is given twice, on lines 2 and 5",
+  "[vm]\ncpus = 1\n[qemu]\n[vm] # more\nname = 1": "[vm] is given twice, on lines 1 and 4",
+  '[vm]\nappend = """\\\ncpus=1 \\\n"""\ncpus = 1\ncpus = 2':
+    "cpus is given twice, on lines 5 and 6",
+};
+
+for (const [text, detail] of Object.entries(TWICE)) {
+  Deno.test(`parseVmConfig says that ${detail}`, () => {
+    const { message } = assertThrows(() => parseVmConfig(text, PATH), ConfigError);
+    assertEquals(message, `Cannot use ${PATH}: ${detail}`);
+  });
+}
+
+Deno.test("parseVmConfig takes for a duplicate only what is one", () => {
+  const text = `[vm]
+name = "web1"
+memory = 256
+kernel = "vmlinuz"
+append = """\\
+console=ttyS0 \\
+console=tty0 \\
+memory=9 cpus=1 \\
+cpus=9"""
+cpus = 2
+# cpus = 3
+extraArgs = [
+  "-a", "x=1",
+  "-a", "x=1",
+]
+[[vm.nics]]
+mac = "52:54:00:12:34:56"
+netdev = "user"
+[[vm.nics]]
+mac = "52:54:00:12:34:57"
+netdev = "user"
+`;
+  const { vm } = parseVmConfig(text, PATH);
+  assertEquals(vm.append, "console=ttyS0 console=tty0 memory=9 cpus=1 cpus=9");
+  assertEquals([vm.cpus, vm.nics.length, vm.extraArgs.length], [2, 2, 4]);
+});
+
+Deno.test("parseVmConfig takes QEMU's own versioned machines of x86", () => {
+  for (const machine of ["pc-i440fx-11.1", "pc-q35-7.2", "pc-q35-4.0.1"]) {
+    const text = `${SMALLEST}machine = "${machine}"`;
+    assertEquals(parseVmConfig(text, PATH).vm.machine, machine);
+  }
+});
+
+Deno.test("parseVmConfig lowers minInterval with a short period", () => {
+  const { replication } = parseVmConfig(`${SMALLEST}[replication]\nperiod = 20`, PATH);
+  assertEquals([replication.periodMs, replication.minIntervalMs], [20, 20]);
+});
+
+Deno.test("parseVmConfig takes a relative unix socket from the file's directory", () => {
+  const text = `${SMALLEST}[replication]\npeer = "unix:../run/a.sock"\nlisten = "unix:/run/b"`;
+  const { peer, listen } = parseVmConfig(text, PATH).replication;
+  assertEquals(peer, { transport: "unix", path: "/srv/run/a.sock" });
+  assertEquals(listen, { transport: "unix", path: "/run/b" });
+});
+
+Deno.test("parseVmConfig takes a comma in a netdev for what it is to QEMU", () => {
+  const { nics } = parseVmConfig(nic(FIRST_NIC.replace("user", "tap,ifname=a,,id=b")), PATH).vm;
+  assertEquals(nics[0]?.netdev, "tap,ifname=a,,id=b");
+});
 
 Deno.test("parseVmConfig says in one line where a text is no TOML", () => {
   const { message } = assertThrows(() => parseVmConfig("[vm]\nname = \n", PATH), ConfigError);
@@ -201,6 +337,13 @@ Deno.test("parseVmConfig gives a config or a ConfigError for any text", () => {
     }),
     { numRuns: 1000 },
   );
+});
+
+Deno.test("parseVmConfig takes addresses of other hosts when encryption is none", () => {
+  const text = `${SMALLEST}[replication]\nencryption = "none"\npeer = "10.0.0.2:7700"`;
+  const { replication } = parseVmConfig(text, PATH);
+  assertEquals(replication.encryption, "none");
+  assertEquals(replication.peer, { transport: "tcp", hostname: "10.0.0.2", port: 7700 });
 });
 
 Deno.test("requirePeer and requireListen give the address, or name the missing key", () => {

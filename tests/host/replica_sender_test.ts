@@ -17,7 +17,6 @@ import type { Message } from "../../engine/link/mod.ts";
 import { ReferenceKernels } from "../../wasm/mod.ts";
 import { ModelSecondary } from "../failover/model_secondary.ts";
 import {
-  BLOCKS,
   checkpointStream,
   concat,
   device,
@@ -186,6 +185,7 @@ class Pair {
   async kill(): Promise<void> {
     const held = ["protecting"].includes(this.secondary.phase);
     this.bulk.cut();
+    this.#sender.cancel();
     await turn();
     this.#stepSecondary({ type: "primary-lost", reason: "killed" });
     for (let round = 0; round < 100; round++) this.answer(100);
@@ -261,7 +261,12 @@ class Pair {
       case "pages":
         return this.#stepSecondary({ type: "pages", chunk: message.records.slice() });
       case "deviceState":
-        return this.#stepSecondary({ type: "device-state", piece: message.bytes.slice() });
+      case "deviceStateDelta":
+        return this.#stepSecondary({
+          type: "device-state",
+          piece: message.bytes.slice(),
+          delta: message.type === "deviceStateDelta",
+        });
       case "commit":
         return this.#stepSecondary({ type: "commit", epoch: message.epoch, commit: message });
     }
@@ -310,6 +315,89 @@ class Pair {
     assertEquals(differing, [], `pages that are not as they were at checkpoint ${epoch}`);
   }
 }
+
+/** Run what a sender sends against a secondary's RAM, letting one message pass at a time. */
+async function seedStepByStep(
+  pair: Pair,
+  afterMessage: (count: number) => void,
+): Promise<void> {
+  pair.connect();
+  for (let count = 1; pair.primary.phase === "seeding"; count++) {
+    assert(count < 1000, "the seed does not come to an end");
+    await turn();
+    afterMessage(count);
+    await pair.bulk.letPass(1);
+    if (count % 8 === 0) await timers();
+  }
+}
+
+function pagesOf(fill: number, from = 0, to = 64): SamplePage[] {
+  return Array.from({ length: to - from }, (_, index) => ({ block: 0, page: from + index, fill }));
+}
+
+Deno.test("ReplicaSender sends a page that became zero after it was sent", async () => {
+  const pair = new Pair(pagesOf(3));
+  let zeroed = false;
+  await seedStepByStep(pair, (count) => {
+    if (zeroed || count < 3) return;
+    zeroed = true;
+    pair.write(pagesOf(0, 0, 4));
+    pair.request();
+    pair.wait(500);
+    pair.send(100_000);
+  });
+  assert(zeroed);
+  await pair.settle();
+  assert(pair.loads >= 1, "nothing was loaded, so nothing was checked");
+  await pair.kill();
+});
+
+Deno.test("ReplicaSender does not call a seed whole while a checkpoint is on its way", async () => {
+  const pair = new Pair(pagesOf(3));
+  pair.connect();
+  // A checkpoint has begun, and is too large for the staging area: the rest will flow into the mirror.
+  pair.write(pagesOf(5));
+  pair.request();
+  pair.wait(500);
+  pair.send(9000);
+  for (let round = 0; round < 10; round++) {
+    await pair.bulk.letPass(10);
+    await timers();
+  }
+  pair.send(100_000);
+  pair.hear();
+  pair.send(1_000_000);
+  await pair.settle();
+  assertEquals(pair.primary.phase, "protected");
+  pair.request();
+  pair.wait(500);
+  await pair.settle();
+  assert(pair.loads >= 2, "nothing was loaded, so nothing was checked");
+  await pair.kill();
+});
+
+Deno.test("ReplicaSender gives up a seed that waits for a checkpoint that never becomes whole", async () => {
+  const capture = newCapture();
+  const feed = (bytes: Uint8Array) => {
+    capture.space().set(bytes);
+    capture.received(bytes.length);
+  };
+  feed(initialStream([]));
+  const checkpoint = checkpointStream(pagesOf(3, 0, 2));
+  feed(checkpoint.subarray(0, 4));
+  capture.reply();
+  feed(checkpoint.subarray(4, 6000));
+  const bulk = new Bulk(() => {});
+  const sender = new ReplicaSender(capture, bulk);
+  const seed = sender.seed(() => {});
+  for (let count = 0; count < 10; count++) {
+    await bulk.letPass(10);
+    await timers();
+  }
+  bulk.cut();
+  sender.cancel();
+  await assertRejects(() => seed, LinkError, "Cannot seed");
+});
 
 const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ block: fc.constant(0), page: fc.nat(63), fill: fc.nat(4) }) },
@@ -361,5 +449,5 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
     ),
     { numRuns: 60 },
   );
-  assert(seen.loads > 150 && seen.takeOvers > 20, `too little happened: ${JSON.stringify(seen)}`);
+  assert(seen.loads > 60 && seen.takeOvers > 20, `too little happened: ${JSON.stringify(seen)}`);
 });

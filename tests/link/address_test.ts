@@ -33,10 +33,15 @@ Deno.test("parseAddress says through its caller what is wrong", () => {
   assertThrows(() => parseAddress("7700", fail), RangeError, "write it as 127.0.0.1:7700");
 });
 
-Deno.test("parseAddress refuses addresses of other machines, as the link is not encrypted", () => {
+Deno.test("parseAddress refuses addresses of other machines unless they are asked for", () => {
   for (
     const text of ["10.0.0.2:7700", "0.0.0.0:7700", "[::]:7700", "[fe80::1]:1", "example.org:1"]
   ) {
-    assertThrows(() => parseAddress(text), ConfigError, "the link is not encrypted yet");
+    assertThrows(() => parseAddress(text), ConfigError, "the link is not encrypted");
+    assertEquals(formatAddress(parseAddress(text, undefined, "network")), text);
+  }
+  const none = ["7700", "10.0.0.256:1", "unix:"];
+  for (const text of none) {
+    assertThrows(() => parseAddress(text, undefined, "network"), ConfigError, "Cannot use address");
   }
 });

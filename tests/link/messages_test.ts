@@ -45,6 +45,7 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
   }),
   pages: fc.record({ type: fc.constant("pages"), epoch, records: bytes }),
   deviceState: fc.record({ type: fc.constant("deviceState"), epoch, bytes }),
+  deviceStateDelta: fc.record({ type: fc.constant("deviceStateDelta"), epoch, bytes }),
   commit: fc.record({
     type: fc.constant("commit"),
     epoch,
@@ -133,7 +134,7 @@ Deno.test("decodeMessage ignores members that it does not know", () => {
 });
 
 Deno.test("decodeMessage refuses a type that it does not know", () => {
-  for (const type of [0, 4, 16, 255]) {
+  for (const type of [0, 4, 17, 255]) {
     const frame = { type, epoch: 0, payload: new Uint8Array(0), offset: 0 };
     assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
   }

@@ -130,7 +130,7 @@ text_churn() {
       for (j = 2 + int(rand() * 9); j > 0; j--) word[i] = word[i] sprintf("%c", 97 + int(rand() * 26))
     }
     while (written < bytes) {
-      next_word = word[int(exp(rand() * log(4000))) - 1] " "
+      next_word = word[int(rand() * rand() * rand() * 4000)] " "
       printf "%s", next_word
       written += length(next_word)
     }
