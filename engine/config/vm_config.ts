@@ -28,6 +28,7 @@
  * mode = "colo"
  * period = 500                   # ms between checkpoints at the most
  * minInterval = 50               # ms between checkpoints at the least
+ * pauseShare = 5                 # percent of time at the most that checkpoints may keep it paused
  * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
  * listen = "127.0.0.1:7700"      # on the standby
@@ -84,6 +85,8 @@ export interface ReplicationSection {
   readonly mode: "colo";
   readonly periodMs: number;
   readonly minIntervalMs: number;
+  /** The largest share of time that the guest may stand still for checkpoints, up to 1. */
+  readonly pauseShareMax: number;
   /** "none": the link may leave this machine, and anyone on its way can read and change it. */
   readonly encryption?: "none" | undefined;
   readonly peer?: LinkAddress | undefined;
@@ -119,6 +122,7 @@ const REPLICATION_KEYS = [
   "mode",
   "period",
   "minInterval",
+  "pauseShare",
   "encryption",
   "peer",
   "listen",
@@ -295,6 +299,7 @@ function readReplication(
     mode,
     periodMs,
     minIntervalMs,
+    pauseShareMax: (table.integer("pauseShare", 1, 100) ?? 5) / 100,
     encryption,
     peer: address("peer"),
     listen: address("listen"),
@@ -320,13 +325,14 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 /** The TOML text of a config: {@linkcode parseVmConfig} reads the same from it. */
 export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string {
   const { memoryMiB, ...rest } = vm;
-  const { mode, periodMs, minIntervalMs, encryption, peer, listen } = replication;
+  const { mode, periodMs, minIntervalMs, pauseShareMax, encryption, peer, listen } = replication;
   return stringify({
     vm: present({ ...rest, memory: memoryMiB }),
     replication: present({
       mode,
       period: periodMs,
       minInterval: minIntervalMs,
+      pauseShare: Math.round(pauseShareMax * 100),
       encryption,
       peer: peer && formatAddress(peer),
       listen: listen && formatAddress(listen),

@@ -51,6 +51,8 @@ export type PrimaryEvent =
   | { readonly type: "replica-lost"; readonly reason: string }
   /** A checkpoint is wanted soon. */
   | { readonly type: "demand" }
+  /** The guest has stood still for so long. */
+  | { readonly type: "paused"; readonly pauseMs: number }
   | { readonly type: "tick" }
   | { readonly type: "capture-lost"; readonly reason: string }
   | { readonly type: "guest-ended"; readonly reason: string }
@@ -152,6 +154,9 @@ export class PrimaryMachine {
         return [this.#become("alone", event.reason)];
       case "demand":
         this.#policy.demand();
+        return [];
+      case "paused":
+        this.#policy.paused(event.pauseMs);
         return [];
       case "tick":
         return [];

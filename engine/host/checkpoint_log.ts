@@ -33,6 +33,8 @@ export class CheckpointLog {
 
   /** A checkpoint is whole, with so many pages that the guest had written. */
   captured(epoch: number, dirtyPages: number): void {
+    // A guest that is captured anew counts from the beginning: what is open is of the last capture.
+    if (this.#open.some((entry) => entry.epoch >= epoch)) this.#open.length = 0;
     this.#open.push({ epoch, dirtyPages });
     if (this.#open.length > OPEN_MAX) this.#open.shift();
   }
@@ -42,13 +44,19 @@ export class CheckpointLog {
     this.#stoppedMs = atMs;
   }
 
-  /** QEMU has resumed the guest: that ends the pause of the oldest checkpoint without one. */
-  resumed(atMs: number): void {
+  /**
+   * QEMU has resumed the guest: that ends the pause of the oldest checkpoint without one.
+   *
+   * @returns That pause, in milliseconds; nothing where it was none of a checkpoint's
+   */
+  resumed(atMs: number): number | undefined {
     const entry = this.#open.find((entry) => entry.pauseMs === undefined);
-    if (entry !== undefined && this.#stoppedMs !== undefined) {
-      this.#set(entry, { pauseMs: atMs - this.#stoppedMs });
-    }
+    const stoppedMs = this.#stoppedMs;
     this.#stoppedMs = undefined;
+    if (entry === undefined || stoppedMs === undefined) return undefined;
+    const pauseMs = atMs - stoppedMs;
+    this.#set(entry, { pauseMs });
+    return pauseMs;
   }
 
   /** The checkpoint stays here, because there is no secondary. */

@@ -75,8 +75,7 @@ export class PrimaryHost {
   constructor(options: PrimaryHostOptions) {
     this.#options = options;
     this.#peer = requirePeer(options.config);
-    const { periodMs, minIntervalMs } = options.config.replication;
-    this.#machine = new PrimaryMachine({ periodMs, minIntervalMs }, performance.now());
+    this.#machine = new PrimaryMachine(options.config.replication, performance.now());
     this.#port = new CapturePort(`${options.directory}/capture.sock`);
     this.#log = new CheckpointLog(options.report);
   }
@@ -116,7 +115,10 @@ export class PrimaryHost {
 
   #watch(vm: Vm): void {
     vm.qmp.on("STOP", (event) => this.#log.stopped(eventTimeMs(event)));
-    vm.qmp.on("RESUME", (event) => this.#log.resumed(eventTimeMs(event)));
+    vm.qmp.on("RESUME", (event) => {
+      const pauseMs = this.#log.resumed(eventTimeMs(event));
+      if (pauseMs !== undefined) this.#step({ type: "paused", pauseMs });
+    });
     vm.qmp.on("SHUTDOWN", () => this.#shutDown = true);
     vm.process.exited.then(async (exit) => {
       if (this.#over) return;

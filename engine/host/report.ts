@@ -104,7 +104,8 @@ export function formatBytes(bytes: number): string {
   const units = ["B", "kB", "MB", "GB"];
   let value = bytes;
   let unit = 0;
-  while (value >= 1000 && unit < units.length - 1) {
+  // As it will be shown: 999.95 kB is 1.0 MB.
+  while ((unit === 0 ? value : Math.round(value * 10) / 10) >= 1000 && unit < units.length - 1) {
     value /= 1000;
     unit++;
   }

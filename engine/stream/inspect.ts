@@ -192,11 +192,13 @@ function commandName(number: number): string {
 function devicesOf(json: string): InspectedDevice[] {
   const { devices } = JSON.parse(json) as { devices?: unknown };
   if (!Array.isArray(devices)) return [];
-  return devices.map((device: Readonly<Record<string, unknown>>) => ({
-    name: String(device.name),
-    instanceId: Number(device.instance_id ?? 0),
-    version: Number(device.version ?? 0),
-  }));
+  return devices.flatMap((device: Partial<Record<string, unknown>> | null) =>
+    typeof device?.name !== "string" ? [] : [{
+      name: device.name,
+      instanceId: Number(device.instance_id ?? 0),
+      version: Number(device.version ?? 0),
+    }]
+  );
 }
 
 /** The inspection as a table for people. */

@@ -23,6 +23,8 @@ const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "loaded": { type: "loaded", epoch: 1 },
   "replica-lost": { type: "replica-lost", reason: "gone" },
   "demand": { type: "demand" },
+  "paused": { type: "paused", pauseMs: 10 },
+  "paused": { type: "paused", pauseMs: 1 },
   "tick": { type: "tick" },
   "capture-lost": { type: "capture-lost", reason: "broken" },
   "guest-ended": { type: "guest-ended", reason: "off" },
@@ -56,6 +58,8 @@ committed      -                  -                  -                       cle
 loaded         -                  -                  -                       >protected          -                   -                  -
 replica-lost   -                  -                  >alone                  >alone              >alone              -                  -
 demand         -                  -                  -                       -                   -                   -                  -
+paused         -                  -                  -                       -                   -                   -                  -
+paused         -                  -                  -                       -                   -                   -                  -
 tick           -                  -                  -                       -                   -                   -                  -
 capture-lost   release,>unatt     release,>unatt     release,>unatt          release,>unatt      release,>unatt      release,>unatt     -
 guest-ended    goodbye,>ended     goodbye,>ended     goodbye,>ended          goodbye,>ended      goodbye,>ended      goodbye,>ended     -
@@ -117,6 +121,16 @@ Deno.test("PrimaryMachine takes a checkpoint every period, and at once when one 
   machine.step({ type: "whole", epoch: 2 }, 555);
   assertEquals(machine.step(EVENTS.demand, 700), []);
   assertEquals(machine.step(EVENTS.request, 701), [{ type: "reply" }]);
+});
+
+Deno.test("PrimaryMachine takes fewer checkpoints where they keep the guest still for long", () => {
+  const machine = new PrimaryMachine({ ...OPTIONS, pauseShareMax: 0.1 }, 0);
+  machine.step(EVENTS.initial, 0);
+  machine.step({ type: "paused", pauseMs: 200 }, 0);
+  // The mean of nothing and 200 ms may be a tenth of the time.
+  assertEquals(machine.step(EVENTS.request, 0), [{ type: "wake", atMs: 1000 }]);
+  machine.step({ type: "paused", pauseMs: 0 }, 0);
+  assertEquals(machine.step(EVENTS.tick, 0), [{ type: "wake", atMs: 500 }]);
 });
 
 Deno.test("PrimaryMachine takes no checkpoint before the secondary holds the last one", () => {
