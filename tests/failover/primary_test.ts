@@ -24,7 +24,6 @@ const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "replica-lost": { type: "replica-lost", reason: "gone" },
   "demand": { type: "demand" },
   "paused": { type: "paused", pauseMs: 10 },
-  "paused": { type: "paused", pauseMs: 1 },
   "tick": { type: "tick" },
   "capture-lost": { type: "capture-lost", reason: "broken" },
   "guest-ended": { type: "guest-ended", reason: "off" },
@@ -58,7 +57,6 @@ committed      -                  -                  -                       cle
 loaded         -                  -                  -                       >protected          -                   -                  -
 replica-lost   -                  -                  >alone                  >alone              >alone              -                  -
 demand         -                  -                  -                       -                   -                   -                  -
-paused         -                  -                  -                       -                   -                   -                  -
 paused         -                  -                  -                       -                   -                   -                  -
 tick           -                  -                  -                       -                   -                   -                  -
 capture-lost   release,>unatt     release,>unatt     release,>unatt          release,>unatt      release,>unatt      release,>unatt     -
