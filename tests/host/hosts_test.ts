@@ -1,0 +1,335 @@
+import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
+import { parseVmConfig, type VmConfig } from "../../engine/config/mod.ts";
+import { ColoError, QemuError } from "../../engine/errors.ts";
+import { PrimaryHost, type Report, SecondaryHost } from "../../engine/host/mod.ts";
+import { LinkConnection } from "../../engine/link/mod.ts";
+import { ENGINE_VERSION } from "../../engine/version.ts";
+import type { Qemu } from "../../engine/vm/mod.ts";
+
+/** One side at work, with what it reported. */
+interface Side<End> {
+  readonly reports: Report[];
+  readonly ended: Promise<End>;
+  readonly directory: string;
+}
+
+type Wanted<Event extends Report["event"]> = Extract<Report, { event: Event }>;
+
+/** Two hosts over fake QEMUs. Everything ends with the rig. */
+class Rig {
+  readonly directory = Deno.makeTempDirSync({ prefix: "colo-host-" });
+  primary: (Side<string> & { readonly host: PrimaryHost }) | undefined;
+  secondary: (Side<string> & { readonly host: SecondaryHost }) | undefined;
+  readonly #sides: { stop(): unknown; ended: Promise<unknown> }[] = [];
+
+  constructor(readonly periodMs = 100) {}
+
+  get peer(): string {
+    return `${this.directory}/link.sock`;
+  }
+
+  #config(): VmConfig {
+    return parseVmConfig(
+      `[vm]
+      name = "vm"
+      memory = 16
+      kernel = "none"
+      [replication]
+      period = ${this.periodMs}
+      minInterval = 10
+      peer = "unix:${this.peer}"
+      listen = "unix:${this.peer}"`,
+      `${this.directory}/vm.toml`,
+    );
+  }
+
+  startPrimary(fault = "", recordPath?: string): PrimaryHost {
+    const { side, options } = this.#side(fault);
+    const host = new PrimaryHost({ ...options, recordPath });
+    const ended = host.run();
+    ended.catch(() => {});
+    this.primary = { ...side, host, ended };
+    this.#sides.push({ stop: () => host.stop("the test is over"), ended });
+    return host;
+  }
+
+  startSecondary(): SecondaryHost {
+    const { side, options } = this.#side("");
+    const host = new SecondaryHost(options);
+    const ended = host.run();
+    ended.catch(() => {});
+    this.secondary = { ...side, host, ended };
+    this.#sides.push({ stop: () => host.stop(), ended });
+    return host;
+  }
+
+  #side(fault: string) {
+    const reports: Report[] = [];
+    const directory = Deno.makeTempDirSync({ dir: this.directory });
+    const qemu: Qemu = {
+      command: [Deno.execPath(), "run", "-A", "--no-check", FAKE_QEMU],
+      env: { FAKE_QEMU: fault },
+      version: "11.1.3",
+      accel: "kvm",
+      source: "option",
+      capabilities: ["return-path", "x-colo"],
+    };
+    const report = (report: Report) => {
+      reports.push(report);
+    };
+    return {
+      side: { reports, directory },
+      options: { config: this.#config(), qemu, directory, report },
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const side of this.#sides) await side.stop();
+    for (const side of this.#sides) await side.ended.catch(() => {});
+    const left = pidsOf(this.directory);
+    for (const pid of left) Deno.kill(pid, "SIGKILL");
+    await Deno.remove(this.directory, { recursive: true });
+    assertEquals(left, [], "processes were left behind");
+  }
+}
+
+const FAKE_QEMU = new URL("fake_qemu.ts", import.meta.url).pathname;
+
+/** Processes whose command line names this directory. */
+function pidsOf(directory: string): number[] {
+  return [...Deno.readDirSync("/proc")].filter(({ name }) => /^\d+$/.test(name)).filter(
+    ({ name }) => {
+      try {
+        return Deno.readTextFileSync(`/proc/${name}/cmdline`).includes(directory);
+      } catch {
+        return false;
+      }
+    },
+  ).map(({ name }) => Number(name));
+}
+
+async function until<T>(what: string, find: () => T | undefined, timeoutMs = 5000): Promise<T> {
+  const deadline = performance.now() + timeoutMs;
+  while (true) {
+    const found = find();
+    if (found !== undefined) return found;
+    if (performance.now() > deadline) throw new Error(`It takes too long until ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** The first report behind the `after` first ones that matches. */
+function reported<Event extends Report["event"]>(
+  side: Side<unknown> | undefined,
+  event: Event,
+  matches: (report: Wanted<Event>) => boolean = () => true,
+  after = 0,
+): Promise<Wanted<Event>> {
+  const isWanted = (report: Report): report is Wanted<Event> =>
+    report.event === event && matches(report as Wanted<Event>);
+  return until(`${event} is reported`, () => side?.reports.slice(after).find(isWanted));
+}
+
+function phase(wanted: string): (report: { readonly phase: string }) => boolean {
+  return ({ phase }) => phase === wanted;
+}
+
+function qemuPid(side: Side<unknown> | undefined): number {
+  const started = side?.reports.findLast((report) => report.event === "qemu-started");
+  assert(started !== undefined);
+  return started.pid;
+}
+
+async function protectedRig(periodMs?: number, fault = ""): Promise<Rig> {
+  const rig = new Rig(periodMs);
+  rig.startSecondary();
+  rig.startPrimary(fault);
+  await reported(rig.primary, "primary", phase("protected"));
+  return rig;
+}
+
+Deno.test("PrimaryHost and SecondaryHost protect a guest, and the secondary takes it over", async () => {
+  await using rig = await protectedRig(50);
+  const { epoch } = await reported(rig.primary, "checkpoint", (report) => report.replicated);
+  await reported(rig.secondary, "loaded", (report) => report.epoch === epoch);
+  Deno.kill(qemuPid(rig.primary), "SIGKILL");
+  const running = await reported(rig.secondary, "running");
+  assert(running.epoch >= epoch);
+  assert(running.reason.includes("SIGKILL"), running.reason);
+  assertEquals(await rig.primary!.ended, "qemu-lost");
+  const phases = rig.secondary!.reports.flatMap((report) =>
+    report.event === "secondary" ? [report.phase] : []
+  );
+  assertEquals(phases, ["waiting", "seeding", "protecting", "taking-over", "promoted"]);
+  Deno.kill(qemuPid(rig.secondary), "SIGKILL");
+  assertEquals(await rig.secondary!.ended, "qemu-lost");
+});
+
+Deno.test("PrimaryHost says at once that its guest is alone when the secondary QEMU dies", async () => {
+  // No checkpoint will come that would bring it to light.
+  await using rig = await protectedRig(600_000);
+  const before = rig.primary!.reports.length;
+  Deno.kill(qemuPid(rig.secondary), "SIGKILL");
+  const alone = await reported(rig.primary, "primary", phase("alone"), before);
+  assert(alone.reason.includes("SIGKILL"), alone.reason);
+  await reported(rig.primary, "primary", phase("protected"), before);
+});
+
+Deno.test("PrimaryHost drops a secondary that says ready twice", async () => {
+  await using rig = new Rig(600_000);
+  const standby = new FakeStandby(rig.peer);
+  rig.startPrimary();
+  const first = await standby.accept();
+  await first.send({ type: "replicaReady" });
+  await reported(rig.primary, "primary", phase("seeding"));
+  await first.send({ type: "replicaReady" });
+  await reported(rig.primary, "primary", phase("alone"), 3);
+  // It is asked again, and this time all is well.
+  const second = await standby.accept();
+  await second.send({ type: "replicaReady" });
+  await reported(rig.primary, "primary", phase("seeding"), rig.primary!.reports.length);
+  standby.close();
+});
+
+Deno.test("PrimaryHost survives a secondary that talks nonsense", async () => {
+  await using rig = new Rig(50);
+  const standby = new FakeStandby(rig.peer);
+  rig.startPrimary();
+  const links = ["nonsense", "nonsense again", "n".repeat(100_000)];
+  for (const text of links) {
+    const bulk = await standby.accept();
+    await bulk.send({ type: "replicaReady" });
+    await standby.sayRaw(text);
+    bulk.close();
+  }
+  standby.close();
+  rig.startSecondary();
+  await reported(rig.primary, "primary", phase("protected"));
+});
+
+Deno.test("PrimaryHost lets the guest run and captures it anew when its stream makes no sense", async () => {
+  await using rig = await protectedRig(50, "break");
+  const unattended = await reported(rig.primary, "primary", phase("unattended"));
+  assert(unattended.reason.includes("Cannot read migration stream"), unattended.reason);
+  const at = rig.primary!.reports.indexOf(unattended);
+  await reported(rig.primary, "primary", phase("protected"), at);
+  const { reports } = rig.primary!;
+  const again = reports.findIndex((report, index) =>
+    index > at && report.event === "primary" && report.phase === "protected"
+  );
+  await reported(rig.primary, "checkpoint", (report) => report.replicated, again);
+  Deno.kill(qemuPid(rig.primary), "SIGKILL");
+  await reported(rig.secondary, "running");
+});
+
+Deno.test("PrimaryHost captures anew a QEMU that leaves before it has entered COLO", async () => {
+  await using rig = await protectedRig(50, "leave");
+  const phases = rig.primary!.reports.flatMap((report) =>
+    report.event === "primary" ? [report.phase] : []
+  );
+  assertEquals(phases, ["unattended", "alone", "seeding", "joining", "protected"]);
+});
+
+Deno.test("PrimaryHost tells its secondary goodbye when it is stopped", async () => {
+  await using rig = await protectedRig();
+  await rig.primary!.host.stop("the operator ended it");
+  assertEquals(await rig.primary!.ended, "stopped");
+  assertEquals(await rig.secondary!.ended, "guest-ended");
+  const ended = await reported(rig.secondary, "secondary", phase("ended"));
+  assertEquals(ended.reason, "the operator ended it");
+});
+
+Deno.test("SecondaryHost leaves no QEMU behind when it is stopped while one is started", async () => {
+  for (let delayMs = 0; delayMs <= 200; delayMs += 40) {
+    const rig = await protectedRig();
+    const before = rig.secondary!.reports.length;
+    Deno.kill(qemuPid(rig.secondary), "SIGKILL");
+    await reported(rig.secondary, "secondary", phase("starting"), before);
+    await new Promise((resolve) => setTimeout(resolve, delayMs));
+    rig.secondary!.host.stop();
+    assertEquals(await rig.secondary!.ended, "stopped");
+    const { directory } = rig.secondary!;
+    assertEquals(pidsOf(directory), [], `stopped ${delayMs} ms later`);
+    await rig[Symbol.asyncDispose]();
+  }
+});
+
+Deno.test("SecondaryHost refuses a primary of another VM, and a second one", async () => {
+  await using rig = await protectedRig();
+  const hello = { session: "s", vmName: "vm", memoryMiB: 16, engineVersion: ENGINE_VERSION };
+  const cases = [
+    [hello, "another primary"],
+    [{ ...hello, vmName: "other" }, "another primary"],
+  ] as const;
+  for (const [introduction, reason] of cases) {
+    const connection = new LinkConnection(
+      await Deno.connect({ transport: "unix", path: rig.peer }),
+    );
+    await connection.send({ type: "hello", role: "control", ...introduction });
+    const answer = await connection.next(5000);
+    assert(answer.type === "refuse" && answer.reason.includes(reason), JSON.stringify(answer));
+    connection.close();
+  }
+});
+
+Deno.test("SecondaryHost gives up a QEMU that dies again and again", async () => {
+  await using rig = new Rig();
+  const host = rig.startSecondary();
+  let killed = 0;
+  while (killed < 5) {
+    await until("another QEMU is up", () => {
+      const ups = rig.secondary!.reports.filter((report) =>
+        report.event === "secondary" && report.phase === "waiting"
+      );
+      return ups.length > killed ? true : undefined;
+    });
+    Deno.kill(qemuPid(rig.secondary), "SIGKILL");
+    killed++;
+  }
+  const error = await assertRejects(() => rig.secondary!.ended, QemuError);
+  assert(error.message.includes("died 5 times in a row"), error.message);
+  host.stop();
+});
+
+Deno.test("PrimaryHost ends with one sentence when it cannot record", async () => {
+  await using rig = new Rig();
+  rig.startPrimary("", `${rig.directory}/no/such/directory/file`);
+  const error = await assertRejects(() => rig.primary!.ended, ColoError);
+  assert(error.message.startsWith("Cannot record to "), error.message);
+});
+
+/** A standby whose every word the test decides. */
+class FakeStandby {
+  readonly #listener: Deno.UnixListener;
+  #bulk: Deno.UnixConn | undefined;
+
+  constructor(path: string) {
+    this.#listener = Deno.listen({ transport: "unix", path });
+  }
+
+  /** Welcome the next primary; returns its bulk connection. */
+  async accept(): Promise<LinkConnection> {
+    let bulk: LinkConnection | undefined;
+    while (bulk === undefined) {
+      const socket = await this.#listener.accept();
+      const connection = new LinkConnection(socket);
+      const hello = await connection.next(5000);
+      assert(hello.type === "hello");
+      await connection.send({ type: "welcome", engineVersion: ENGINE_VERSION });
+      if (hello.role === "bulk") {
+        bulk = connection;
+        this.#bulk = socket;
+      }
+    }
+    return bulk;
+  }
+
+  /** Bytes that are no message. */
+  async sayRaw(text: string): Promise<void> {
+    await this.#bulk!.write(new TextEncoder().encode(text)).catch(() => {});
+  }
+
+  close(): void {
+    this.#listener.close();
+  }
+}
