@@ -5,6 +5,7 @@
  */
 
 import type { Capture, CaptureEvent } from "../checkpoint/capture.ts";
+import { ConfigError } from "../errors.ts";
 
 /** Listens for one primary QEMU at a time. */
 export class CapturePort {
@@ -17,9 +18,18 @@ export class CapturePort {
     this.#listener = Deno.listen({ transport: "unix", path });
   }
 
-  /** Append everything that QEMU says from here on to a file, as `colo inspect` reads it. */
+  /**
+   * Append everything that QEMU says from here on to a file, as `colo inspect` reads it.
+   *
+   * @throws {ConfigError} when it cannot be written
+   */
   async record(path: string): Promise<void> {
-    this.#recording = await Deno.create(path);
+    try {
+      this.#recording = await Deno.create(path);
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      throw new ConfigError(`Cannot record to ${path}: ${detail}`);
+    }
   }
 
   /**

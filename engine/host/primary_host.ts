@@ -84,11 +84,12 @@ export class PrimaryHost {
    * Start the VM and keep it protected until it ends or {@linkcode stop} is called.
    *
    * @throws {QemuError} when QEMU cannot be started or cannot be made a primary; nothing is left running
+   * @throws {ConfigError} when `recordPath` cannot be written; nothing was started
    */
   async run(): Promise<PrimaryEnd> {
     const { config, qemu, directory, report, recordPath } = this.#options;
-    if (recordPath !== undefined) await this.#port.record(recordPath);
     try {
+      if (recordPath !== undefined) await this.#port.record(recordPath);
       const vm = await startVm({ config, qemu, directory, incoming: false, report });
       this.#vm = vm;
       this.#watch(vm);
@@ -168,23 +169,27 @@ export class PrimaryHost {
       createKernels: () => WasmKernels.create(),
     });
     this.#capture = capture;
-    const coloStatus = vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", {
+    let serving = true;
+    // A status that comes when this stream has ended is that of a later one.
+    const entered = vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", {
       timeoutMs: Infinity,
-    });
-    coloStatus.catch(() => {});
+    }).then(() => serving, () => false);
     try {
-      await this.#port.serve(capture, (event) => this.#captured(event, coloStatus));
+      await this.#port.serve(capture, (event) => this.#captured(event, entered));
       return "the primary QEMU closed its stream";
     } catch (error) {
       return messageOf(error);
+    } finally {
+      serving = false;
     }
   }
 
-  #captured(event: CaptureEvent, coloStatus: Promise<unknown>): void {
+  /** @param entered Whether QEMU has entered COLO with this stream, when it is known */
+  #captured(event: CaptureEvent, entered: Promise<boolean>): void {
     switch (event.type) {
       case "initial":
         this.#port.write([this.#capture!.accept()]);
-        coloStatus.then(() => this.#step({ type: "initial" }), () => {});
+        entered.then((yes) => yes && this.#step({ type: "initial" }));
         break;
       case "request":
         this.#step({ type: "request" });
@@ -221,11 +226,18 @@ export class PrimaryHost {
   async #serve(link: LinkPair): Promise<void> {
     this.#link = link;
     let reason = "the link to the secondary broke";
+    let ready = false;
     try {
       for await (const message of link.bulk.receive()) {
-        if (message.type === "replicaFailed") reason = message.reason;
-        else if (message.type === "replicaReady") await this.#begin(link);
-        else if (message.type === "committed" || message.type === "loaded") {
+        if (message.type === "replicaFailed") {
+          reason = message.reason;
+          break;
+        }
+        if (message.type === "replicaReady") {
+          if (ready) throw new LinkError("the secondary began anew without a word");
+          ready = true;
+          this.#begin(link);
+        } else if (message.type === "committed" || message.type === "loaded") {
           this.#answered(message.type, message.epoch);
         }
       }
@@ -244,8 +256,8 @@ export class PrimaryHost {
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
   async #begin(link: LinkPair): Promise<void> {
     while (this.#machine.phase !== "alone") {
-      if (this.#done) return;
       await new Promise((resolve) => setTimeout(resolve, 20));
+      if (this.#done || this.#link !== link) return;
     }
     this.#sender = new ReplicaSender(this.#capture!, link.bulk);
     this.#seedBeganMs = performance.now();

@@ -39,7 +39,7 @@ export class ReplicaPort {
     }
     this.#writing = this.#writing.catch((error) => {
       if (this.#closed) return;
-      this.#closed = true;
+      this.close();
       onBroken(error);
     });
   }

@@ -54,6 +54,8 @@ export class SecondaryHost {
   readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
   #listener: Deno.Listener | undefined;
+  /** The start of another QEMU, when one is under way. */
+  #starting: Promise<void> = Promise.resolve();
   #vm: Vm | undefined;
   #port: ReplicaPort | undefined;
   #link: LinkPair | undefined;
@@ -94,6 +96,7 @@ export class SecondaryHost {
     const { config, qemu, directory, report } = this.#options;
     const vm = await startVm({ config, qemu, directory, incoming: true, report });
     this.#vm = vm;
+    if (this.#over) return;
     const startedMs = performance.now();
     vm.qmp.on("RESUME", (event) => this.#resumedMs = eventTimeMs(event));
     const path = `${directory}/replica.sock`;
@@ -109,8 +112,10 @@ export class SecondaryHost {
       this.#step({ type: "qemu-lost", reason: `the secondary QEMU ended by ${how}` });
       if (this.#machine.phase === "ended") this.#ended.resolve(ended ? "guest-ended" : "qemu-lost");
     });
-    port.read((bytes) => this.#guard(() => this.#step({ type: "qemu-answer", bytes })))
-      .catch(() => {});
+    port.read((bytes) => {
+      // The last words of a QEMU that was replaced concern nobody.
+      if (this.#port === port) this.#guard(() => this.#step({ type: "qemu-answer", bytes }));
+    }).catch(() => {});
     this.#step({ type: "qemu-ready" });
   }
 
@@ -220,7 +225,7 @@ export class SecondaryHost {
         this.#takeOver(effect.reason).catch((error) => this.#fail(error));
         return;
       case "restart-qemu":
-        this.#restartQemu().catch((error) => this.#fail(error));
+        this.#starting = this.#restartQemu().catch((error) => this.#fail(error));
         return;
       case "report": {
         const { phase, reason } = effect;
@@ -257,6 +262,7 @@ export class SecondaryHost {
     const vm = this.#vm;
     this.#vm = undefined;
     this.#port?.close();
+    this.#port = undefined;
     await vm?.stop();
     if (this.#earlyDeaths > 0) await new Promise((resolve) => setTimeout(resolve, RESTART_MS));
     if (!this.#over) await this.#startQemu();
@@ -281,6 +287,7 @@ export class SecondaryHost {
     this.#over = true;
     this.#listener?.close();
     if (this.#link !== undefined) closePair(this.#link);
+    await this.#starting;
     this.#port?.close();
     await this.#vm?.stop();
   }
