@@ -59,12 +59,12 @@ interface Link {
 
 const SHAPED: readonly Link[] = [
   { name: "1 Gbit/s", rate: "1gbit", bar: 0.1, checkpoints: 3 },
-  { name: "100 Mbit/s", rate: "100mbit", bar: 0.02, checkpoints: 2 },
+  { name: "100 Mbit/s", rate: "100mbit", bar: 0.02, checkpoints: 1 },
 ];
 
 const UNSHAPED_BAR = 0.75;
 const FLOOR_BAR = 1.15;
-const UNSHAPED_CHECKPOINTS = 6;
+const UNSHAPED_CHECKPOINTS = 8;
 
 /** After a start, QEMU has to translate the guest's code anew. */
 const WARM_UP_CHECKPOINTS = 2;

@@ -36,7 +36,7 @@ async function benchSeed(context: BenchContext): Promise<Row[]> {
   const rig = await openRig(context);
   const rows: Row[] = [];
   for (const size of SIZES.slice(0, context.quick ? 1 : undefined)) {
-    rows.push(...await benchSize(rig, size, context.quick ? 2 : 5));
+    rows.push(...await benchSize(rig, size, context.quick ? 2 : 9));
   }
   return rows;
 }

@@ -69,6 +69,14 @@ export class LiveReplica {
     return this.#state === "idle" && this.#waiting.length === 0;
   }
 
+  /** Bytes of the checkpoints that QEMU has not been given yet. */
+  get waitingBytes(): number {
+    const bytes = this.#waiting.map(({ chunks, deviceState }) =>
+      chunks.reduce((sum, chunk) => sum + chunk.length, deviceState.length)
+    );
+    return bytes.slice(this.#state === "loading" ? 1 : 0).reduce((sum, count) => sum + count, 0);
+  }
+
   /** Begin the initial stream. */
   seedBegin(machine: string, blocks: readonly RamBlock[], ramSectionId: number): ReplicaEffect[] {
     this.#require("empty");

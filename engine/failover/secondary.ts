@@ -93,6 +93,11 @@ export class SecondaryMachine {
     return this.#replica.epoch;
   }
 
+  /** Bytes of whole checkpoints that QEMU has not been given yet. */
+  get waitingBytes(): number {
+    return this.#replica.waitingBytes;
+  }
+
   /**
    * @throws {WireError} when the primary engine sends what is not its turn or not whole: drop the link
    * @throws {StreamError} when the secondary QEMU answers what it should not: restart it

@@ -7,6 +7,7 @@
 
 import { requireListen, type VmConfig } from "../config/mod.ts";
 import { LinkError, QemuError, QmpError, StreamError, WireError } from "../errors.ts";
+import { REPLICA_QUEUE_BYTES_MAX } from "../limits.ts";
 import {
   type SecondaryEffect,
   type SecondaryEvent,
@@ -42,6 +43,9 @@ export type SecondaryEnd = "guest-ended" | "qemu-lost" | "stopped";
 
 /** Between two attempts to start the standby QEMU. */
 const RESTART_MS = 500;
+
+/** Between two looks at whether QEMU has caught up. */
+const ROOM_POLL_MS = 5;
 
 /** A standby QEMU that dies sooner than this will die again. */
 const STABLE_MS = 2000;
@@ -144,16 +148,18 @@ export class SecondaryHost {
   async #serve(link: LinkPair): Promise<void> {
     this.#link = link;
     let reason = "the link to the primary broke";
+    let closed = false;
     const read = async (connection: LinkPair["bulk"]) => {
       try {
         for await (const message of connection.receive()) {
           this.#guard(() => this.#message(message));
-          await this.#port?.room();
+          if (connection === link.bulk) await this.#room(() => closed);
         }
       } catch (error) {
         if (!(error instanceof LinkError || error instanceof WireError)) throw error;
         reason = error.message;
       } finally {
+        closed = true;
         closePair(link);
       }
     };
@@ -161,6 +167,14 @@ export class SecondaryHost {
     await Promise.all([read(link.control), read(link.bulk)]);
     this.#link = undefined;
     if (!this.#over) this.#step({ type: "link-lost", reason });
+  }
+
+  /** Wait while QEMU is far behind: a primary that is not read takes no more checkpoints. */
+  async #room(closed: () => boolean): Promise<void> {
+    await this.#port?.room();
+    while (this.#machine.waitingBytes > REPLICA_QUEUE_BYTES_MAX && !closed()) {
+      await new Promise((resolve) => setTimeout(resolve, ROOM_POLL_MS));
+    }
   }
 
   #message(message: Message): void {

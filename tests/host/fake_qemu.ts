@@ -5,6 +5,7 @@
  *
  * - `break`: the first stream makes no sense in the middle of its second checkpoint
  * - `leave`: the first stream is closed when it was accepted, before COLO is entered
+ * - `large`: the guest writes nearly all of its memory between two checkpoints
  *
  * @module
  */
@@ -152,10 +153,11 @@ class FakeQemu {
 
 /** The pages that the guest has written since the checkpoint before. */
 function pages(epoch: number): SamplePage[] {
-  return [0, 1, 2].map((index) => ({
+  const count = fault === "large" ? 60 : 3;
+  return Array.from({ length: count }, (_, index) => ({
     block: 0,
     page: (epoch * 3 + index) % 64,
-    fill: (epoch + index) % 5,
+    fill: fault === "large" ? 5 + 2 * (epoch % 8) : (epoch + index) % 5,
   }));
 }
 

@@ -37,6 +37,7 @@ class Rig {
       [replication]
       period = ${this.periodMs}
       minInterval = 10
+      pauseShare = 100
       peer = "unix:${this.peer}"
       listen = "unix:${this.peer}"`,
       `${this.directory}/vm.toml`,
@@ -240,7 +241,8 @@ Deno.test("PrimaryHost tells its secondary goodbye when it is stopped", async ()
 });
 
 Deno.test("SecondaryHost leaves no QEMU behind when it is stopped while one is started", async () => {
-  for (let delayMs = 0; delayMs <= 200; delayMs += 40) {
+  // A QEMU that died young is replaced after 500 ms.
+  for (const delayMs of [0, 500, 515, 530, 560, 600]) {
     const rig = await protectedRig();
     const before = rig.secondary!.reports.length;
     Deno.kill(qemuPid(rig.secondary), "SIGKILL");
@@ -248,10 +250,36 @@ Deno.test("SecondaryHost leaves no QEMU behind when it is stopped while one is s
     await new Promise((resolve) => setTimeout(resolve, delayMs));
     rig.secondary!.host.stop();
     assertEquals(await rig.secondary!.ended, "stopped");
+    // Long enough for one to appear that was being started.
+    await new Promise((resolve) => setTimeout(resolve, 200));
     const { directory } = rig.secondary!;
     assertEquals(pidsOf(directory), [], `stopped ${delayMs} ms later`);
     await rig[Symbol.asyncDispose]();
   }
+});
+
+Deno.test("SecondaryHost takes no more than it can hold from a primary while its QEMU hangs", async () => {
+  await using rig = await protectedRig(10, "large");
+  const count = () => rig.primary!.reports.filter(({ event }) => event === "checkpoint").length;
+  const pid = qemuPid(rig.secondary);
+  Deno.kill(pid, "SIGSTOP");
+  try {
+    const standstill = async () => {
+      const before = count();
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      return count() === before;
+    };
+    for (let round = 0; !await standstill(); round++) {
+      assert(round < 40, `${count()} checkpoints wait, and more are taken`);
+    }
+  } finally {
+    Deno.kill(pid, "SIGCONT");
+  }
+  // Nothing is lost: they are loaded now, and others follow.
+  const before = count();
+  await until("checkpoints go on", () => count() > before + 100 ? true : undefined, 10_000);
+  Deno.kill(qemuPid(rig.primary), "SIGKILL");
+  await reported(rig.secondary, "running");
 });
 
 Deno.test("SecondaryHost refuses a primary of another VM, and a second one", async () => {

@@ -1,6 +1,15 @@
-import { assert, assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
+import { StreamError } from "../../engine/errors.ts";
 import { formatInspection, StreamInspector } from "../../engine/stream/inspect.ts";
-import { checkpointStream, initialStream } from "./sample.ts";
+import * as write from "../../engine/stream/writer.ts";
+import {
+  checkpointStream,
+  concat,
+  device,
+  initialStream,
+  MACHINE,
+  RAM_SECTION_ID,
+} from "./sample.ts";
 
 const GOLDEN = new URL("../golden/", import.meta.url);
 
@@ -64,4 +73,74 @@ Deno.test("StreamInspector counts pages by block, by kind and by checkpoint", ()
   }]);
   const table = formatInspection(inspection);
   assert(table.includes("pc.ram") && table.includes("machine pc-i440fx-11.1"));
+});
+
+/** An initial stream with a VM description of its own. */
+function described(json: string): Uint8Array {
+  const id = RAM_SECTION_ID;
+  return concat(
+    write.header(),
+    write.configuration(MACHINE),
+    write.ramStart(id, [{ name: "pc.ram", sizeBytes: 4096 }]),
+    write.ramEnd(id),
+    write.ramSectionEnd(id),
+    device(Uint8Array.of(1)),
+    write.endOfFile(),
+    write.vmDescription(json),
+  );
+}
+
+Deno.test("StreamInspector lists the devices of a VM description, as far as it goes", () => {
+  const devicesOf = (json: string) => {
+    const inspector = new StreamInspector();
+    inspector.push(described(json));
+    return inspector.finish().devices;
+  };
+  const json = '{"devices": [{"name": "ps2kbd", "instance_id": 3, "version": 4, "fields": []}]}';
+  assertEquals(devicesOf(json), [{ name: "ps2kbd", instanceId: 3, version: 4 }]);
+  assertEquals(devicesOf("{}"), []);
+  assertEquals(devicesOf('{"devices": 7}'), []);
+  assertEquals(devicesOf('{"devices": [null, 5, [], {"name": "rtc"}]}'), [
+    { name: "rtc", instanceId: 0, version: 0 },
+  ]);
+});
+
+Deno.test("StreamInspector refuses what is no migration stream, with the offset", () => {
+  const inspector = new StreamInspector();
+  const error = assertThrows(
+    () => inspector.push(new TextEncoder().encode("#!/bin/sh\n")),
+    StreamError,
+    "this is no migration stream",
+  );
+  assertEquals(error.offset, 0);
+});
+
+Deno.test("StreamInspector throws nothing but its own error at a real stream that was damaged", async () => {
+  const bytes = await goldenStream();
+  let refused = 0;
+  // Every byte of the first few sections, and then some.
+  for (let at = 0; at < bytes.length; at += at < 300 ? 1 : 4999) {
+    // The sizes of RAM blocks decide how much memory a mirror takes; here nothing is mirrored.
+    const damaged = bytes.slice();
+    damaged[at] = damaged[at]! ^ 0x11;
+    const inspector = new StreamInspector();
+    try {
+      inspector.push(damaged);
+      inspector.finish();
+    } catch (error) {
+      assert(error instanceof StreamError, String(error));
+      refused++;
+    }
+  }
+  assert(refused > 100, `only ${refused} were refused`);
+});
+
+Deno.test("formatInspection marks a checkpoint that is cut off", () => {
+  const inspector = new StreamInspector();
+  const checkpoint = checkpointStream([{ block: 0, page: 2, fill: 5 }]);
+  inspector.push(concat(initialStream([]), checkpoint, checkpoint.subarray(0, 50)));
+  const rows = formatInspection(inspector.finish()).split("\n");
+  assert(rows[0]?.endsWith("cut off"), rows[0]);
+  const last = rows.slice(-2).map((row) => row.endsWith("cut off"));
+  assertEquals(last, [false, true]);
 });
