@@ -6,6 +6,7 @@
 
 import { Argument, Command } from "@commander-js/extra-typings";
 import { inOwnDirectory, interruptible, progress } from "../cli/shared.ts";
+import { ColoError } from "../engine/errors.ts";
 import { type Area, AREA_NAMES, type AreaResult } from "./area.ts";
 import { readHostFacts, readVersions } from "./host_facts.ts";
 import { benchKernels } from "./kernels.ts";
@@ -28,6 +29,7 @@ const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED];
 
 const HERE = import.meta.dirname!;
 
+const FAILED = 1;
 const INTERRUPTED = 130;
 
 function benchCommand() {
@@ -44,7 +46,9 @@ function benchCommand() {
           return 0;
         } catch (error) {
           if (signal.aborted) return INTERRUPTED;
-          throw error;
+          if (!(error instanceof ColoError)) throw error;
+          console.error(`bench: ${error.message}`);
+          return FAILED;
         }
       });
     });
@@ -95,6 +99,16 @@ async function writeResults(
   });
   const section = renderSection(area, result, { date, tookMs, plots });
   await Deno.writeTextFile(path, replaceSection(before, area.name, section));
+  await format([path, ...plots.map((plot) => `${HERE}/${plot}`)]);
+}
+
+/** Written files are under the same rules as all others of the project. */
+async function format(paths: readonly string[]): Promise<void> {
+  await new Deno.Command(Deno.execPath(), {
+    args: ["fmt", "--quiet", ...paths],
+    cwd: HERE,
+    stdin: "null",
+  }).output();
 }
 
 if (import.meta.main) {

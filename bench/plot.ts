@@ -61,7 +61,7 @@ export function drawBars({ title, unit, groups }: BarChart): string {
     y += GROUP_GAP;
   }
   const legend = names.map((name, index) => {
-    const x = LABEL_WIDTH + index * 200;
+    const x = 12 + index * 210;
     return `<rect x="${x}" y="38" width="12" height="12" fill="${color(name)}"/>` +
       text(x + 17, 48, name, "start");
   });
@@ -85,13 +85,14 @@ export function chartsOf(area: string, rows: readonly Row[]): BarChart[] {
     return {
       title: area,
       unit,
-      groups: rows.map((row) => ({
-        label: row.case,
+      // Rows of one case compare the same with several peers.
+      groups: [...Map.groupBy(rows, (row) => row.case)].map(([label, rows]) => ({
+        label,
         bars: [
-          { name: "colo", value: row.ours },
-          ...(row.peer === null
-            ? []
-            : [{ name: named && row.peerName || "peer", value: row.peer }]),
+          { name: "colo", value: rows[0]!.ours },
+          ...rows.flatMap(({ peer, peerName }) =>
+            peer === null ? [] : [{ name: named && peerName || "peer", value: peer }]
+          ),
         ],
       })),
     };

@@ -1,12 +1,13 @@
 /** `colo demo`: protect a guest, kill its primary, show the secondary carrying on. */
 
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { ConfigError } from "../engine/errors.ts";
 import { formatBytes, formatReport, type Report } from "../engine/host/mod.ts";
 import { findQemu, prepareDemoGuest } from "../engine/vm/mod.ts";
 import { type DemoResult, demoResult } from "./demo/result.ts";
 import { DemoSession } from "./demo/session.ts";
 import { EXIT } from "./exit_codes.ts";
-import { inOwnDirectory, interruptible, progress } from "./shared.ts";
+import { inOwnDirectory, interruptible, messageOf, progress } from "./shared.ts";
 
 /** Beyond the checkpoints themselves, for a machine that is busy. */
 const CHECKPOINTS_SLACK_MS = 60_000;
@@ -26,6 +27,7 @@ export function demoCommand() {
     .option("--json", "print one JSON object at the end, and nothing else")
     .option("--keep-logs <dir>", "keep configs, consoles and logs in this directory")
     .action(async (options) => {
+      if (options.keepLogs !== undefined) await prepareLogs(options.keepLogs);
       Deno.exitCode = await interruptible((signal) =>
         inOwnDirectory(async (directory) => {
           try {
@@ -77,6 +79,8 @@ async function runDemo(
   const interrupted = () => session.stop();
   signal.addEventListener("abort", interrupted);
   try {
+    // It may have come while the session was started.
+    signal.throwIfAborted();
     await session.protected();
     const { checkpoints } = options;
     await session.checkpointed(checkpoints, checkpoints * periodMs * 2 + CHECKPOINTS_SLACK_MS);
@@ -130,8 +134,16 @@ function formatResult(result: DemoResult): string {
   ].join("\n");
 }
 
+/** Better said before the demo than after it. */
+async function prepareLogs(directory: string): Promise<void> {
+  try {
+    await Deno.mkdir(directory, { recursive: true });
+  } catch (error) {
+    throw new ConfigError(`Cannot keep logs in ${directory}: ${messageOf(error)}`);
+  }
+}
+
 async function keepLogs(from: string, to: string): Promise<void> {
-  await Deno.mkdir(to, { recursive: true });
   for await (const entry of Deno.readDir(from)) {
     if (entry.isFile) await Deno.copyFile(`${from}/${entry.name}`, `${to}/${entry.name}`);
   }

@@ -3,6 +3,7 @@
 import { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../engine/errors.ts";
 import { formatInspection, StreamInspector } from "../engine/stream/inspect.ts";
+import { messageOf } from "./shared.ts";
 
 export function inspectCommand() {
   return new Command("inspect")
@@ -15,10 +16,10 @@ export function inspectCommand() {
       try {
         file = await Deno.open(path);
       } catch (error) {
-        throw new ConfigError(
-          `Cannot open ${path}: ${error instanceof Error ? error.message : error}`,
-        );
+        throw new ConfigError(`Cannot open ${path}: ${messageOf(error)}`);
       }
+      const { isDirectory } = await file.stat();
+      if (isDirectory) throw new ConfigError(`Cannot inspect ${path}: it is a directory`);
       for await (const chunk of file.readable) inspector.push(chunk);
       const inspection = inspector.finish();
       console.log(json ? JSON.stringify(inspection, null, 2) : formatInspection(inspection));

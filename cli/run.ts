@@ -1,7 +1,7 @@
 /** `colo run`: start a VM as primary. */
 
 import { Command } from "@commander-js/extra-typings";
-import { loadVmConfig } from "../engine/config/mod.ts";
+import { loadVmConfig, requirePeer } from "../engine/config/mod.ts";
 import { PrimaryHost } from "../engine/host/mod.ts";
 import { findQemu } from "../engine/vm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
@@ -16,6 +16,7 @@ export function runCommand() {
     .option("--record <file>", "write all that the primary QEMU sends to a file for `colo inspect`")
     .action(async (path, options) => {
       const config = await loadVmConfig(path);
+      requirePeer(config);
       const { accel } = config.vm;
       const qemuPath = options.qemu ?? config.qemuPath;
       const qemu = await findQemu({ path: qemuPath, accel, role: "primary", progress });

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { ColoError } from "../engine/errors.ts";
 import { formatReport, type Reporter } from "../engine/host/mod.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
@@ -24,9 +25,15 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
   }
 }
 
-/** Do work that needs a directory of its own, which is removed whatever happens. */
+/**
+ * Do work that needs a directory of its own, which is removed whatever happens.
+ *
+ * @throws {ColoError} when there is no place for temporary files
+ */
 export async function inOwnDirectory<T>(work: (directory: string) => Promise<T>): Promise<T> {
-  const directory = await Deno.makeTempDir({ prefix: "colo-" });
+  const directory = await Deno.makeTempDir({ prefix: "colo-" }).catch((error) => {
+    throw new ColoError(`Cannot make a temporary directory: ${messageOf(error)}; set TMPDIR`);
+  });
   try {
     return await work(directory);
   } finally {
@@ -46,4 +53,9 @@ export function lineReporter(json: boolean): Reporter {
 /** Progress of something slow, on standard error so that it never mixes with results. */
 export function progress(line: string): void {
   console.error(line);
+}
+
+/** What an error says, whatever was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -1,7 +1,7 @@
 /** `colo standby`: stand by for a VM as secondary. */
 
 import { Command } from "@commander-js/extra-typings";
-import { loadVmConfig } from "../engine/config/mod.ts";
+import { loadVmConfig, requireListen } from "../engine/config/mod.ts";
 import { SecondaryHost } from "../engine/host/mod.ts";
 import { findQemu } from "../engine/vm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
@@ -15,6 +15,7 @@ export function standbyCommand() {
     .option("--json", "print every event as one JSON object a line")
     .action(async (path, options) => {
       const config = await loadVmConfig(path);
+      requireListen(config);
       const { accel } = config.vm;
       const qemuPath = options.qemu ?? config.qemuPath;
       const qemu = await findQemu({ path: qemuPath, accel, role: "secondary", progress });

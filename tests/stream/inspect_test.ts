@@ -120,7 +120,6 @@ Deno.test("StreamInspector throws nothing but its own error at a real stream tha
   let refused = 0;
   // Every byte of the first few sections, and then some.
   for (let at = 0; at < bytes.length; at += at < 300 ? 1 : 4999) {
-    // The sizes of RAM blocks decide how much memory a mirror takes; here nothing is mirrored.
     const damaged = bytes.slice();
     damaged[at] = damaged[at]! ^ 0x11;
     const inspector = new StreamInspector();
