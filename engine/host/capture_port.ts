@@ -7,11 +7,18 @@
 import type { Capture, CaptureEvent } from "../checkpoint/capture.ts";
 import { ConfigError } from "../errors.ts";
 
+/** A file that a stream is copied to. */
+interface Recording {
+  readonly path: string;
+  readonly file: Deno.FsFile;
+  readonly onFailed: (reason: string) => void;
+}
+
 /** Listens for one primary QEMU at a time. */
 export class CapturePort {
   readonly #listener: Deno.UnixListener;
   #connection: Deno.UnixConn | undefined;
-  #recording: Deno.FsFile | undefined;
+  #recording: Recording | undefined;
 
   /** @param path Where to listen; must not exist */
   constructor(readonly path: string) {
@@ -19,16 +26,16 @@ export class CapturePort {
   }
 
   /**
-   * Append everything that QEMU says from here on to a file, as `colo inspect` reads it.
+   * Write all that the next QEMU says to a file, as `colo inspect` reads it, until its stream ends.
    *
+   * @param onFailed Told when the file takes no more; the capture goes on
    * @throws {ConfigError} when it cannot be written
    */
-  async record(path: string): Promise<void> {
+  async record(path: string, onFailed: (reason: string) => void): Promise<void> {
     try {
-      this.#recording = await Deno.create(path);
+      this.#recording = { path, file: await Deno.create(path), onFailed };
     } catch (error) {
-      const detail = error instanceof Error ? error.message : String(error);
-      throw new ConfigError(`Cannot record to ${path}: ${detail}`);
+      throw new ConfigError(`Cannot record to ${path}: ${messageOf(error)}`);
     }
   }
 
@@ -46,13 +53,30 @@ export class CapturePort {
         const space = capture.space();
         const count = await connection.read(space);
         if (count === null) return;
-        if (this.#recording !== undefined) await writeAll(this.#recording, space.slice(0, count));
+        if (this.#recording !== undefined) {
+          await this.#write(this.#recording, space.slice(0, count));
+        }
         for (const event of capture.received(count)) handle(event);
       }
     } finally {
       this.#connection = undefined;
+      this.#stopRecording();
       connection.close();
     }
+  }
+
+  async #write({ path, file, onFailed }: Recording, bytes: Uint8Array): Promise<void> {
+    try {
+      await writeAll(file, bytes);
+    } catch (error) {
+      this.#stopRecording();
+      onFailed(`Cannot record on to ${path}: ${messageOf(error)}`);
+    }
+  }
+
+  #stopRecording(): void {
+    this.#recording?.file.close();
+    this.#recording = undefined;
   }
 
   /** Answer QEMU. Answers are a few bytes and never wait; one that fails ends {@linkcode serve}. */
@@ -80,7 +104,7 @@ export class CapturePort {
 
   close(): void {
     this.disconnect();
-    this.#recording?.close();
+    this.#stopRecording();
     this.#listener.close();
   }
 }
@@ -91,4 +115,8 @@ export async function writeAll(
   bytes: Uint8Array,
 ): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await target.write(bytes.subarray(at));
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -34,7 +34,7 @@ export interface PrimaryHostOptions {
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
   readonly report: Reporter;
-  /** Write all that the primary QEMU says to this file. */
+  /** Write all that the primary QEMU says to this file, until its first stream ends. */
   readonly recordPath?: string | undefined;
 }
 
@@ -89,7 +89,9 @@ export class PrimaryHost {
   async run(): Promise<PrimaryEnd> {
     const { config, qemu, directory, report, recordPath } = this.#options;
     try {
-      if (recordPath !== undefined) await this.#port.record(recordPath);
+      if (recordPath !== undefined) {
+        await this.#port.record(recordPath, (reason) => this.#notice(reason));
+      }
       const vm = await startVm({ config, qemu, directory, incoming: false, report });
       this.#vm = vm;
       this.#watch(vm);

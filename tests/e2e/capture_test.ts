@@ -17,10 +17,11 @@ const PAGE = 4096;
 const HIDDEN = { from: 0xa0, to: 0x100 };
 
 /**
- * The secondary VM runs for a moment between its load and our `stop`: it handles a timer or two, which
- * writes to a few tens of pages. A fault in capture, encoding or load touches hundreds.
+ * The secondary VM runs for a moment between its load and our `stop`, and handles a timer or two: a few
+ * pages differ for that, more of them on a busy machine. A page that went wrong differs in every round.
  */
-const WRITTEN_BY_ITSELF_MAX = 64;
+const WRITTEN_IN_A_ROUND_MAX = 256;
+const WRITTEN_IN_EVERY_ROUND_MAX = 4;
 
 /** Waits for the next of the things that happen, in their order. */
 class Next<T> {
@@ -196,14 +197,17 @@ Deno.test("after each load the secondary's memory is the mirror's, page by page"
     await checkpoint(200);
     await pair.secondary.qmp.execute("cont");
   }
+  let always: number[] | undefined;
   for (let round = 0; round < 5; round++) {
     const counts = await checkpoint(500);
     const differing = await pair.differingPages();
     console.log(`${JSON.stringify(counts)}: ${differing.length} pages differ`);
     assert(counts.xbzrle > 100, "the guest writes too little to prove anything");
-    assert(differing.length <= WRITTEN_BY_ITSELF_MAX, `${differing.length} pages differ`);
+    assert(differing.length <= WRITTEN_IN_A_ROUND_MAX, `${differing.length} pages differ`);
+    always = differing.filter((page) => always?.includes(page) ?? true);
     await pair.secondary.qmp.execute("cont");
   }
+  assert(always!.length <= WRITTEN_IN_EVERY_ROUND_MAX, `pages ${always} differ in every round`);
   const enough = sent.whole > 500 && sent.zero > 10 && sent.unchanged > 100;
   assert(enough, `too little was sent to prove anything: ${JSON.stringify(sent)}`);
 });

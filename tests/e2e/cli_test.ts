@@ -9,7 +9,6 @@ const MOMENTS: readonly [string, string][] = [
   ["while the secondary is seeded", "primary is seeding"],
   ["between checkpoints", "checkpoint 3"],
   ["after the kill", "kill -9"],
-  ["while the secondary takes over", "secondary is taking-over"],
   ["when the secondary runs", "the VM runs here"],
 ];
 

@@ -3,6 +3,7 @@ import { parseVmConfig, type VmConfig } from "../../engine/config/mod.ts";
 import { ColoError, QemuError } from "../../engine/errors.ts";
 import { PrimaryHost, type Report, SecondaryHost } from "../../engine/host/mod.ts";
 import { LinkConnection } from "../../engine/link/mod.ts";
+import { StreamInspector } from "../../engine/stream/inspect.ts";
 import { ENGINE_VERSION } from "../../engine/version.ts";
 import type { Qemu } from "../../engine/vm/mod.ts";
 
@@ -317,6 +318,28 @@ Deno.test("SecondaryHost gives up a QEMU that dies again and again", async () =>
   const error = await assertRejects(() => rig.secondary!.ended, QemuError);
   assert(error.message.includes("died 5 times in a row"), error.message);
   host.stop();
+});
+
+Deno.test("PrimaryHost protects its guest though a recording cannot go on, and says so", async () => {
+  await using rig = new Rig(50);
+  rig.startSecondary();
+  // Every write to it fails, as on a disk that is full.
+  rig.startPrimary("", "/dev/full");
+  await reported(rig.primary, "primary", phase("protected"));
+  const notice = await reported(rig.primary, "notice");
+  assert(notice.text.startsWith("Cannot record on to /dev/full: "), notice.text);
+});
+
+Deno.test("PrimaryHost records the first stream of a guest that is captured anew", async () => {
+  await using rig = new Rig(50);
+  rig.startSecondary();
+  const path = `${rig.directory}/record`;
+  rig.startPrimary("leave", path);
+  await reported(rig.primary, "primary", phase("protected"));
+  const inspector = new StreamInspector();
+  inspector.push(await Deno.readFile(path));
+  const { complete, checkpoints } = inspector.finish();
+  assertEquals({ complete, checkpoints }, { complete: true, checkpoints: [] });
 });
 
 Deno.test("PrimaryHost ends with one sentence when it cannot record", async () => {
