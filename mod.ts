@@ -54,12 +54,15 @@ export {
   type ReplicaEffect,
   type WholeCheckpoint,
 } from "./engine/checkpoint/live_replica.ts";
+export { Mirror, type MirrorOptions, type PageTable } from "./engine/checkpoint/mirror.ts";
 export {
-  Mirror,
-  type MirrorOptions,
+  type EncodeJob,
+  type EncoderBuffers,
+  type EncoderShard,
   type PageCounts,
-  type PageTable,
-} from "./engine/checkpoint/mirror.ts";
+  PageEncoder,
+  type Piece,
+} from "./engine/checkpoint/page_encoder.ts";
 export { CheckpointPolicy, type CheckpointPolicyOptions } from "./engine/checkpoint/policy.ts";
 export * from "./engine/config/mod.ts";
 export * from "./engine/errors.ts";

@@ -27,7 +27,7 @@ export interface Native {
   readonly lz4: Symbols<typeof LZ4> | undefined;
   readonly xxhash: Symbols<typeof XXHASH> | undefined;
   /** Where the bytes of a buffer lie in this process; they stay there only while the buffer does. */
-  locate(bytes: Uint8Array<ArrayBuffer>): (offset: number) => Deno.PointerValue;
+  locate(bytes: Uint8Array): (offset: number) => Deno.PointerValue;
   close(): void;
 }
 
@@ -41,7 +41,8 @@ export function openNative(): Native {
     lz4: lz4?.symbols,
     xxhash: xxhash?.symbols,
     locate: (bytes) => {
-      const base = Deno.UnsafePointer.of(bytes);
+      // Shared memory has a place as well, which the type does not know.
+      const base = Deno.UnsafePointer.of(bytes as Uint8Array<ArrayBuffer>);
       if (base === null) throw new RangeError("Cannot locate a buffer: it is empty");
       return (offset) => Deno.UnsafePointer.offset(base, offset);
     },

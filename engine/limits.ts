@@ -47,5 +47,11 @@ export const LINK_UNSENT_BYTES_MAX = 4 * LINK_QUEUE_BYTES_MAX;
 /** Connections to a standby that are in no pair yet: a primary opens two, and each holds some MiB. */
 export const LINK_HALF_OPEN_MAX = 64;
 
-/** Bytes that may wait for the secondary QEMU before no more are taken from the link. */
+/**
+ * Bytes of whole checkpoints that a secondary holds before it loads them unasked, and before it leaves
+ * a checkpoint unanswered, so that the primary takes no more: some hundred of a busy guest.
+ */
+export const REPLICA_HELD_BYTES_MAX = 256 * 1024 * 1024;
+
+/** Bytes of a seed that may wait for the secondary QEMU before no more are taken from the link. */
 export const REPLICA_QUEUE_BYTES_MAX = 16 * 1024 * 1024;

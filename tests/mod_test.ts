@@ -19,6 +19,7 @@ Deno.test("mod.ts exports what it promises, and nothing else", () => {
     "LiveReplica",
     "LocalProtocolError",
     "Mirror",
+    "PageEncoder",
     "PAGE_ENTRY_BYTES",
     "PrimaryHost",
     "PrimaryMachine",

@@ -29,7 +29,7 @@ const U32_MAX = 0xffff_ffff;
 
 /** A memory that can only grow. */
 export interface LinearMemory {
-  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly bytes: Uint8Array;
   readonly sizeBytes: number;
   /** @param sizeBytes A multiple of {@linkcode WASM_PAGE_BYTES}, not below the present size */
   growTo(sizeBytes: number): void;
@@ -54,7 +54,7 @@ export abstract class KernelDoor implements KernelSet {
     this.#sizeBytes = memory.sizeBytes;
   }
 
-  get bytes(): Uint8Array<ArrayBuffer> {
+  get bytes(): Uint8Array {
     return this.#memory.bytes;
   }
 
@@ -296,12 +296,19 @@ export abstract class KernelDoor implements KernelSet {
   #checkRange(address: number, length: number): void {
     // x >>> 0 === x holds for whole numbers of u32 alone: not for NaN, fractions or negatives.
     if (
-      address >>> 0 !== address || length >>> 0 !== length || address + length > this.#sizeBytes
+      address >>> 0 !== address || length >>> 0 !== length ||
+      (address + length > this.#sizeBytes && address + length > this.#measure())
     ) {
       throw new RangeError(
         `Cannot access ${length} bytes at address ${address}: the memory has ${this.#sizeBytes}`,
       );
     }
+  }
+
+  /** Another thread may have made the memory larger. */
+  #measure(): number {
+    this.#sizeBytes = this.#memory.sizeBytes;
+    return this.#sizeBytes;
   }
 
   #checkBits(bitmap: number, bits: number): void {

@@ -54,8 +54,9 @@ export const ENCODE_COUNTER = {
 
 /** The kernels, over one memory. */
 export interface KernelSet {
-  /** The whole memory. A view taken before {@linkcode alloc} may be detached: read it anew. */
-  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The whole memory. A view taken before {@linkcode alloc} may be
+   * detached or too short: read it anew. May be shared with other threads. */
+  readonly bytes: Uint8Array;
 
   /**
    * Reserve memory for good (there is no free: an arena lives as long as its owner).

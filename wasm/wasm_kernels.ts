@@ -44,7 +44,8 @@ const moduleBytes = await (await fetch(new URL("./kernels.wasm", import.meta.url
 let compiledModule: WebAssembly.Module | undefined;
 
 /**
- * The kernels, over one WebAssembly memory.
+ * The kernels, over one WebAssembly memory. The memory is shared: another thread may attach kernels
+ * of its own to it, and work on other parts of it at the same time.
  *
  * @example
  * ```ts
@@ -59,12 +60,12 @@ let compiledModule: WebAssembly.Module | undefined;
  * ```
  */
 export class WasmKernels extends KernelDoor {
-  /** For transfers straight into it; grow it by `alloc` only. */
+  /** For transfers straight into it, and for other threads; grow it by `alloc` only. */
   readonly memory: WebAssembly.Memory;
 
-  private constructor(memory: WasmMemory, raw: RawKernels, maximumBytes: number) {
-    super(memory, raw, maximumBytes);
-    this.memory = memory.memory;
+  private constructor(memory: WebAssembly.Memory, maximumBytes: number) {
+    super(new WasmMemory(memory), instantiate(memory), maximumBytes);
+    this.memory = memory;
   }
 
   /**
@@ -76,18 +77,31 @@ export class WasmKernels extends KernelDoor {
    */
   static create(options: { readonly maximumBytes?: number } = {}): WasmKernels {
     const maximumBytes = checkedMaximumBytes(options.maximumBytes ?? MEMORY_BYTES_MAX);
-    const memory = new WasmMemory(maximumBytes);
-    compiledModule ??= new WebAssembly.Module(moduleBytes);
-    const { exports } = new WebAssembly.Instance(compiledModule, {
-      env: { memory: memory.memory },
+    const memory = new WebAssembly.Memory({
+      initial: ARENA_START / WASM_PAGE_BYTES,
+      maximum: Math.ceil(maximumBytes / WASM_PAGE_BYTES),
+      shared: true,
     });
-    if (!isRawKernels(exports)) {
-      throw new TypeError(
-        "Cannot use kernels.wasm: a kernel is missing, run `deno task build:wasm`",
-      );
-    }
-    return new WasmKernels(memory, exports, maximumBytes);
+    return new WasmKernels(memory, maximumBytes);
   }
+
+  /**
+   * Instantiate the kernels over the memory of kernels that live in another thread. They work on what
+   * is allocated there: their own `alloc` always throws. `lz4Compress` is for the thread that made the
+   * memory alone, because its table lies in it.
+   */
+  static attach(memory: WebAssembly.Memory): WasmKernels {
+    return new WasmKernels(memory, ARENA_START);
+  }
+}
+
+function instantiate(memory: WebAssembly.Memory): RawKernels {
+  compiledModule ??= new WebAssembly.Module(moduleBytes);
+  const { exports } = new WebAssembly.Instance(compiledModule, { env: { memory } });
+  if (!isRawKernels(exports)) {
+    throw new TypeError("Cannot use kernels.wasm: a kernel is missing, run `deno task build:wasm`");
+  }
+  return exports;
 }
 
 function isRawKernels(exports: object): exports is RawKernels {
@@ -96,20 +110,18 @@ function isRawKernels(exports: object): exports is RawKernels {
 }
 
 class WasmMemory implements LinearMemory {
-  readonly memory: WebAssembly.Memory;
-  #bytes: Uint8Array<ArrayBuffer>;
+  readonly #memory: WebAssembly.Memory;
+  #bytes: Uint8Array;
 
-  constructor(maximumBytes: number) {
-    this.memory = new WebAssembly.Memory({
-      initial: ARENA_START / WASM_PAGE_BYTES,
-      maximum: Math.ceil(maximumBytes / WASM_PAGE_BYTES),
-    });
-    this.#bytes = viewOf(this.memory);
+  constructor(memory: WebAssembly.Memory) {
+    this.#memory = memory;
+    this.#bytes = new Uint8Array(memory.buffer);
   }
 
-  get bytes(): Uint8Array<ArrayBuffer> {
-    // Growth detaches the buffer, and a detached view has no bytes.
-    if (this.#bytes.length === 0) this.#bytes = viewOf(this.memory);
+  get bytes(): Uint8Array {
+    // A shared memory that has grown, in whichever thread, has another buffer, and the old one stays.
+    const { buffer } = this.#memory;
+    if (this.#bytes.length !== buffer.byteLength) this.#bytes = new Uint8Array(buffer);
     return this.#bytes;
   }
 
@@ -118,14 +130,6 @@ class WasmMemory implements LinearMemory {
   }
 
   growTo(sizeBytes: number): void {
-    this.memory.grow((sizeBytes - this.sizeBytes) / WASM_PAGE_BYTES);
+    this.#memory.grow((sizeBytes - this.sizeBytes) / WASM_PAGE_BYTES);
   }
-}
-
-function viewOf(memory: WebAssembly.Memory): Uint8Array<ArrayBuffer> {
-  const { buffer } = memory;
-  if (!(buffer instanceof ArrayBuffer)) {
-    throw new TypeError("Cannot view the kernels' memory: it is shared, and must not be");
-  }
-  return new Uint8Array(buffer);
 }

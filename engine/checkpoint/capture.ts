@@ -9,11 +9,11 @@
  *                             +-------------------- acknowledge() ------------------+
  * ```
  *
- * A checkpoint stays in the staging area, apart from the mirror, until its owner decides what becomes
- * of it: {@linkcode Capture.encodeDelta} for a secondary, {@linkcode Capture.absorb} without one. The
- * primary may be acknowledged before or after. A checkpoint too large for the staging area flows into
- * the mirror early, marked as missing on the secondary. While a checkpoint arrives
- * {@linkcode Capture.consistent} is false.
+ * A whole checkpoint stays in the staging area, apart from the mirror, until its owner decides what
+ * becomes of it: {@linkcode Capture.beginDelta} for a secondary, {@linkcode Capture.absorb} without one.
+ * The primary may be acknowledged before or after, and is let begin the next one only when the staging
+ * area is free. A checkpoint too large for it flows into the mirror early, marked as missing on the
+ * secondary. While a checkpoint arrives or goes into the mirror {@linkcode Capture.consistent} is false.
  *
  * Pure: bytes in, events and bytes out.
  *
@@ -28,7 +28,7 @@ import type { StreamEvent } from "../stream/reader.ts";
 import { shut } from "../stream/return_path.ts";
 import type { StagingOptions } from "../stream/staging.ts";
 import { coloMessage } from "../stream/writer.ts";
-import { Mirror, type MirrorOptions } from "./mirror.ts";
+import { Mirror, type MirrorOptions, type PageTable } from "./mirror.ts";
 
 /** What a primary QEMU has done. */
 export type CaptureEvent =
@@ -57,6 +57,10 @@ export class Capture {
   #machine = "";
   #deviceState = new Uint8Array(0);
   #stagedDeviceState = new Uint8Array(0);
+  /** A whole checkpoint waits in the staging area. */
+  #staged = false;
+  /** Pages of it are going into the mirror. */
+  #absorbing = false;
   /** Pages of the checkpoint at hand that went into the mirror early. */
   #early = 0;
   #epoch = 0;
@@ -101,7 +105,7 @@ export class Capture {
   /** True when the mirror and the device state are one checkpoint, and no other is arriving. */
   get consistent(): boolean {
     return this.#state !== "initial" && this.#state !== "sending" && this.#early === 0 &&
-      this.#deviceState.length > 0;
+      !this.#absorbing && this.#deviceState.length > 0;
   }
 
   /** Device state of the whole checkpoint that is still staged. */
@@ -110,7 +114,7 @@ export class Capture {
   }
 
   /** Where the primary's next bytes go; tell how many came with {@linkcode received}. */
-  space(): Uint8Array<ArrayBuffer> {
+  space(): Uint8Array {
     return this.reader.staging.space();
   }
 
@@ -125,7 +129,8 @@ export class Capture {
     let read = this.reader.received(count);
     while (true) {
       for (const event of read) this.#take(event, events);
-      if (read.at(-1)?.type !== "staging-full") break;
+      // The pages of a whole checkpoint are no longer ours to move.
+      if (read.at(-1)?.type !== "staging-full" || this.#staged) break;
       this.#takeEarly();
       read = this.reader.resume();
     }
@@ -150,6 +155,8 @@ export class Capture {
         } else {
           this.#stagedDeviceState = event.deviceState;
           this.#state = "whole";
+          this.#staged = true;
+          this.reader.staging.keepPages();
           this.#epoch++;
           const pages = this.#early + this.reader.staging.pageCount;
           events.push({ type: "whole", epoch: this.#epoch, pages });
@@ -192,9 +199,14 @@ export class Capture {
     return coloMessage("checkpoint-ready");
   }
 
-  /** Let the primary take the checkpoint that it asked for: it stops now. */
+  /**
+   * Let the primary take the checkpoint that it asked for: it stops now.
+   *
+   * @throws {StateError} while the last checkpoint is still staged, or when none was asked for
+   */
   reply(): Uint8Array<ArrayBuffer> {
     this.#require("asked");
+    if (this.#staged) throw new StateError("Cannot begin a checkpoint", "staged", "taken");
     this.#state = "sending";
     return coloMessage("checkpoint-reply");
   }
@@ -207,19 +219,33 @@ export class Capture {
   }
 
   /**
-   * Encode the staged checkpoint against the mirror and take it in. Must be iterated to its end, or be
-   * followed by {@linkcode absorb}. All its pages count as missing until the secondary has committed
-   * them ({@linkcode Mirror.clearMissing}).
+   * Take the staged checkpoint on its way to a secondary: encode the {@linkcode Mirror.deltaJobs} of
+   * its pages, then call {@linkcode endDelta}; or call {@linkcode absorb}. All its pages count as missing
+   * until the secondary has committed them ({@linkcode Mirror.clearMissing}).
+   *
+   * Pages that went into the mirror early cannot be compared any more, and are missing already: let the
+   * secondary have them first ({@linkcode Mirror.missingJobs}).
+   *
+   * @returns The staged pages, and whether one of them comes twice, so that their order matters
+   * @throws {StateError} when no checkpoint is staged
    */
-  *encodeDelta(): Generator<Uint8Array<ArrayBuffer>, void> {
+  beginDelta(): { readonly pages: PageTable; readonly ordered: boolean } {
+    if (!this.#staged) throw new StateError("Cannot encode a checkpoint", "taken", "staged");
+    this.#absorbing = true;
     const { mirror } = this;
     const pages = this.reader.staging;
-    // Pages that went in early cannot be compared any more: they travel whole, and first.
-    for (let chunk; this.#early > 0 && (chunk = mirror.takeMissing(false)) !== undefined;) {
-      if (chunk.length > 0) yield chunk;
-    }
+    const missing = mirror.missingPages;
     mirror.markMissing(pages);
-    yield* mirror.encodeDelta(pages);
+    return { pages, ordered: mirror.missingPages !== missing + pages.pageCount };
+  }
+
+  /** Pages of the staged checkpoint went into the mirror early. */
+  get hasEarlyPages(): boolean {
+    return this.#staged && this.#early > 0;
+  }
+
+  /** The staged checkpoint has been encoded to its end. */
+  endDelta(): void {
     this.#commit();
   }
 
@@ -232,6 +258,8 @@ export class Capture {
   #commit(): void {
     this.reader.staging.releasePages();
     this.#early = 0;
+    this.#staged = false;
+    this.#absorbing = false;
     if (this.#stagedDeviceState.length > 0) this.#deviceState = this.#stagedDeviceState;
     this.#stagedDeviceState = new Uint8Array(0);
   }

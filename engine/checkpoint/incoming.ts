@@ -61,7 +61,7 @@ export class IncomingCheckpoint {
     checkRecords(chunk, this.#records);
     this.#pagesFrames++;
     this.#pageBytes += chunk.length;
-    if (!keep) return;
+    if (!keep || chunk.length === 0) return;
     if (this.#pageBytes > this.#heldPageBytesMax) {
       throw new WireError(
         `Cannot take pages: ${this.#pageBytes} bytes are more than the guest's memory can need`,
@@ -84,7 +84,7 @@ export class IncomingCheckpoint {
     if (this.#deviceStateBytes > DEVICE_STATE_BYTES_MAX) {
       throw new WireError(`Cannot take device state: more than ${DEVICE_STATE_BYTES_MAX} bytes`, 0);
     }
-    this.#deviceState.push(piece);
+    if (piece.length > 0) this.#deviceState.push(piece);
   }
 
   /**

@@ -8,8 +8,11 @@
  *                                        preparing -prepared-> asked -REPLY-> loading -LOADED--+
  * ```
  *
- * QEMU is given a checkpoint only when the engine holds it as a whole. Checkpoints that wait while
- * another is loaded are loaded in their order.
+ * QEMU is given a checkpoint only when the engine holds it as a whole. Checkpoints that wait, because
+ * another is being loaded or because nobody has asked for a load yet, become one load: all their RAM
+ * records in their order, and the device state of the last. QEMU applies the records one after another
+ * to the image that its next load starts from, each to what those before it have left (`colo_cache`
+ * in `migration/ram.c`), so that the merged load leaves what the single ones would have left.
  *
  * Pure: messages in, bytes for QEMU and events out. Source of the byte order: QEMU `migration/colo.c`.
  *
@@ -17,6 +20,7 @@
  */
 
 import { LocalProtocolError, StreamError } from "../errors.ts";
+import { REPLICA_HELD_BYTES_MAX } from "../limits.ts";
 import type { RamBlock } from "../stream/format.ts";
 import { type ReturnPathEvent, ReturnPathReader } from "../stream/return_path.ts";
 import * as write from "../stream/writer.ts";
@@ -34,7 +38,7 @@ export type ReplicaEffect =
   | { readonly type: "write"; readonly bytes: readonly Uint8Array[] }
   /** Get QEMU ready for a load, then call {@linkcode LiveReplica.prepared}. */
   | { readonly type: "prepare" }
-  /** QEMU runs from this checkpoint. */
+  /** QEMU runs from this checkpoint, and has passed over those that were merged with it. */
   | { readonly type: "loaded"; readonly epoch: number };
 
 /** How far a live replica is. */
@@ -50,10 +54,22 @@ export type LiveReplicaState =
 /** The engine's side of one secondary QEMU. */
 export class LiveReplica {
   readonly #answers = new ReturnPathReader();
-  readonly #waiting: WholeCheckpoint[] = [];
+  readonly #heldBytesMax: number;
   #state: LiveReplicaState = "empty";
   #ramSectionId = 0;
   #epoch = 0;
+  /** What the next load will consist of. */
+  #chunks: Uint8Array[] = [];
+  #deviceState: Uint8Array = new Uint8Array(0);
+  #heldEpoch: number | undefined;
+  #heldBytes = 0;
+  #wanted = false;
+  #loadingEpoch = 0;
+
+  /** @param heldBytesMax More than this is not held without a load */
+  constructor(heldBytesMax: number = REPLICA_HELD_BYTES_MAX) {
+    this.#heldBytesMax = heldBytesMax;
+  }
 
   get state(): LiveReplicaState {
     return this.#state;
@@ -64,17 +80,14 @@ export class LiveReplica {
     return this.#epoch;
   }
 
-  /** True when every checkpoint that was committed has been loaded. */
+  /** True when QEMU runs from the last of the checkpoints. */
   get settled(): boolean {
-    return this.#state === "idle" && this.#waiting.length === 0;
+    return this.#state === "idle" && this.#heldEpoch === undefined;
   }
 
-  /** Bytes of the checkpoints that QEMU has not been given yet. */
-  get waitingBytes(): number {
-    const bytes = this.#waiting.map(({ chunks, deviceState }) =>
-      chunks.reduce((sum, chunk) => sum + chunk.length, deviceState.length)
-    );
-    return bytes.slice(this.#state === "loading" ? 1 : 0).reduce((sum, count) => sum + count, 0);
+  /** Whether another checkpoint may come: false when QEMU is too slow for what waits for it. */
+  get hasRoom(): boolean {
+    return this.#heldBytes <= this.#heldBytesMax;
   }
 
   /** Begin the initial stream. */
@@ -113,10 +126,27 @@ export class LiveReplica {
     }];
   }
 
-  /** Load a checkpoint, now or when those before it are loaded. */
-  load(checkpoint: WholeCheckpoint): ReplicaEffect[] {
+  /** Keep a checkpoint for the next load. */
+  hold({ epoch, chunks, deviceState }: WholeCheckpoint): ReplicaEffect[] {
     if (this.#state === "empty" || this.#state === "seeding") this.#require("idle");
-    this.#waiting.push(checkpoint);
+    this.#heldBytes += deviceState.length - this.#deviceState.length;
+    for (const chunk of chunks) {
+      this.#chunks.push(chunk);
+      this.#heldBytes += chunk.length;
+    }
+    this.#deviceState = deviceState;
+    this.#heldEpoch = epoch;
+    return this.hasRoom ? this.#next() : this.loadHeld();
+  }
+
+  /** Load a checkpoint and those that are held, now or as soon as the load that is under way is done. */
+  load(checkpoint: WholeCheckpoint): ReplicaEffect[] {
+    return [...this.hold(checkpoint), ...this.loadHeld()];
+  }
+
+  /** Load what is held, if there is anything. */
+  loadHeld(): ReplicaEffect[] {
+    this.#wanted = this.#heldEpoch !== undefined;
     return this.#next();
   }
 
@@ -148,12 +178,12 @@ export class LiveReplica {
         return [{ type: "loaded", epoch: this.#epoch }, ...this.#next()];
       case "asked checkpoint-reply":
         this.#state = "loading";
-        return [this.#checkpoint(this.#waiting[0]!)];
+        return [this.#takeHeld()];
       case "loading vmstate-received":
         return [];
       case "loading vmstate-loaded":
         this.#state = "idle";
-        this.#epoch = this.#waiting.shift()!.epoch;
+        this.#epoch = this.#loadingEpoch;
         return [{ type: "loaded", epoch: this.#epoch }, ...this.#next()];
     }
     throw new StreamError(
@@ -163,13 +193,22 @@ export class LiveReplica {
   }
 
   #next(): ReplicaEffect[] {
-    if (this.#state !== "idle" || this.#waiting.length === 0) return [];
+    if (this.#state !== "idle" || !this.#wanted) return [];
     this.#state = "preparing";
     return [{ type: "prepare" }];
   }
 
-  #checkpoint({ chunks, deviceState }: WholeCheckpoint): ReplicaEffect {
+  /** What is held now is loaded; what comes from here on is for the next load. */
+  #takeHeld(): ReplicaEffect {
     const id = this.#ramSectionId;
+    const chunks = this.#chunks;
+    const deviceState = this.#deviceState;
+    this.#loadingEpoch = this.#heldEpoch!;
+    this.#chunks = [];
+    this.#deviceState = new Uint8Array(0);
+    this.#heldEpoch = undefined;
+    this.#heldBytes = 0;
+    this.#wanted = false;
     return {
       type: "write",
       bytes: [

@@ -7,27 +7,18 @@
  * QEMU's bytes are read to, so its pages are compared where they lie; pages of other shards are copied
  * into the shard's inbox first.
  *
- * What goes to a secondary is made here, as chunks of QEMU's own RAM records. Every chunk starts with
- * a record that names its block, so it can be written into any `ram` section.
+ * What goes to a secondary is named here, as jobs for a {@linkcode PageEncoder}: pages that lie in the
+ * mirror already, or pages to be compared with it.
  *
  * @module
  */
 
-import { ENCODE, ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
+import { ENCODE, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
 import { PAGE_BYTES } from "../limits.ts";
 import type { PlacedBlock } from "../stream/format.ts";
-import { Shard } from "./shard.ts";
-
-/** How pages were sent. */
-export interface PageCounts {
-  /** Written by the guest with what they held already: not sent. */
-  readonly unchanged: number;
-  readonly zero: number;
-  /** Sent as the change within the page. */
-  readonly xbzrle: number;
-  readonly whole: number;
-}
+import { allocateBuffers, type EncodeJob, type EncoderShard, JOB_PAGES } from "./page_encoder.ts";
+import { entriesOf, Shard } from "./shard.ts";
 
 /** How a mirror is laid out. */
 export interface MirrorOptions {
@@ -37,6 +28,8 @@ export interface MirrorOptions {
   readonly firstShardBytes?: number;
   /** Guest bytes in every other shard. */
   readonly shardBytes?: number;
+  /** Pages of one job, at most and usually {@linkcode JOB_PAGES}. */
+  readonly jobPages?: number;
 }
 
 /** A page table somewhere in kernel memory. */
@@ -53,8 +46,7 @@ export class Mirror {
   /** All pages of the guest. */
   readonly pages: number;
   readonly #shards: readonly Shard[];
-  /** Where {@linkcode takeMissing} goes on. */
-  #cursor = { shard: 0, page: 0 };
+  readonly #jobPages: number;
 
   /**
    * @param blocks The guest's RAM blocks
@@ -74,22 +66,20 @@ export class Mirror {
       page += pages;
     }
     this.#shards = shards;
+    this.#jobPages = Math.min(options.jobPages ?? JOB_PAGES, JOB_PAGES);
   }
 
-  /** How pages were sent since the last {@linkcode resetCounts}. */
-  get counts(): PageCounts {
-    const sum = (counter: number) =>
-      this.#shards.reduce((total, shard) => total + shard.count(counter), 0);
-    return {
-      unchanged: sum(ENCODE_COUNTER.UNCHANGED),
-      zero: sum(ENCODE_COUNTER.ZERO),
-      xbzrle: sum(ENCODE_COUNTER.XBZRLE),
-      whole: sum(ENCODE_COUNTER.WHOLE),
-    };
+  /** The kernels over the memory of each shard; the first is that which QEMU's bytes are read to. */
+  get kernels(): readonly KernelSet[] {
+    return this.#shards.map((shard) => shard.kernels);
   }
 
-  resetCounts(): void {
-    for (const shard of this.#shards) shard.resetCounts();
+  /** Reserve for good what one encoder needs in each shard's memory. */
+  addEncoder(): EncoderShard[] {
+    return this.#shards.map(({ kernels, pieces }, index) => ({
+      pieces,
+      buffers: allocateBuffers(kernels, index > 0),
+    }));
   }
 
   /** Pages that the secondary lacks. */
@@ -100,7 +90,6 @@ export class Mirror {
   /** A secondary that holds nothing: it lacks every page. */
   markAllMissing(): void {
     for (const shard of this.#shards) shard.markAllMissing();
-    this.#cursor = { shard: 0, page: 0 };
   }
 
   /** The secondary lacks these pages. */
@@ -119,35 +108,36 @@ export class Mirror {
   }
 
   /**
-   * Encode what changed in these pages, and take them into the mirror. Each chunk is valid until the
-   * next is asked for; pages behind the last chunk that was asked for are not in the mirror.
-   *
-   * @param chunkBytes Size of a chunk at the most
+   * What changed in these pages. Whoever encodes it also takes them into the mirror: the jobs must be
+   * encoded, or the pages be {@linkcode absorb}ed. Where no page comes twice, in any order.
    */
-  *encodeDelta(pages: PageTable): Generator<Uint8Array<ArrayBuffer>, void> {
-    for (const { shard, batch } of this.#batches(pages)) {
-      yield* shard.encode(ENCODE.DELTA, batch);
+  *deltaJobs(pages: PageTable): Generator<EncodeJob, void> {
+    for (const { index, from, to } of this.#runs(pages, this.#jobPages)) {
+      const entries = entriesOf(pages.kernels, pages.table, from, to);
+      const foreign = this.#shards[index]!.kernels !== pages.kernels;
+      yield { mode: ENCODE.DELTA, shard: index, entries, foreign };
     }
   }
 
   /**
-   * The next chunk of pages that the secondary lacks, as they are in the mirror now; they count as
-   * held from here on. Goes round the guest until nothing is missing.
+   * Pages that the secondary lacks, once round the guest. They count as held from when they are asked
+   * for, and are read from the mirror when they are encoded: a page that is written meanwhile is marked
+   * as missing anew and may travel torn, so encode all of one round before the next is begun.
    *
    * @param fresh The secondary is a fresh VM, whose RAM is zero: pages of zeros may be left out
-   * @returns The chunk (may be empty), or nothing when no page is missing
    */
-  takeMissing(fresh: boolean): Uint8Array<ArrayBuffer> | undefined {
-    for (let visited = 0; visited <= this.#shards.length; visited++) {
-      const shard = this.#shards[this.#cursor.shard]!;
-      const taken = shard.takeMissing(fresh ? ENCODE.SEED : ENCODE.WHOLE, this.#cursor.page);
-      if (taken !== undefined) {
-        this.#cursor = { shard: this.#cursor.shard, page: taken.next };
-        return taken.chunk;
+  *missingJobs(fresh: boolean): Generator<EncodeJob, void> {
+    const mode = fresh ? ENCODE.SEED : ENCODE.WHOLE;
+    for (const [index, shard] of this.#shards.entries()) {
+      let from = 0;
+      for (
+        let taken;
+        (taken = shard.takeMissing(from, this.#jobPages)) !== undefined;
+        from = taken.next
+      ) {
+        yield { mode, shard: index, entries: taken.entries, foreign: false };
       }
-      this.#cursor = { shard: (this.#cursor.shard + 1) % this.#shards.length, page: 0 };
     }
-    return undefined;
   }
 
   /** A copy of one page, for tests and diagnosis. */
@@ -159,25 +149,41 @@ export class Mirror {
 
   /** Cut a page table into runs that belong to one shard and lie in its memory. */
   *#batches(pages: PageTable): Generator<{ shard: Shard; batch: PageTable & { from: number } }> {
-    const entry = (index: number) =>
-      new DataView(pages.kernels.bytes.buffer, pages.table + index * PAGE_ENTRY_BYTES);
-    const single = this.#shards.length === 1 ? this.#shards[0] : undefined;
+    for (const { index, from, to } of this.#runs(pages, pages.pageCount)) {
+      const shard = this.#shards[index]!;
+      if (shard.kernels === pages.kernels) {
+        yield { shard, batch: { ...pages, from, pageCount: to } };
+        continue;
+      }
+      for (let at = from; at < to;) {
+        const batch = shard.receive(pages, at, to);
+        yield { shard, batch };
+        at += batch.pageCount;
+      }
+    }
+  }
+
+  /** Cut a page table into runs `from .. to` of at most `pagesMax` that belong to one shard. */
+  *#runs(
+    pages: PageTable,
+    pagesMax: number,
+  ): Generator<{ readonly index: number; readonly from: number; readonly to: number }> {
+    const pageAt = (entry: number) =>
+      new DataView(pages.kernels.bytes.buffer, pages.table + entry * PAGE_ENTRY_BYTES)
+        .getUint32(0, true);
+    const single = this.#shards.length === 1;
     for (let from = 0; from < pages.pageCount;) {
-      const first = entry(from).getUint32(0, true);
-      const shard = single ?? this.#shards.find((shard) => shard.holds(first));
+      const first = pageAt(from);
+      const index = single ? 0 : this.#shards.findIndex((shard) => shard.holds(first));
+      const shard = this.#shards[index];
       if (shard === undefined) {
         throw new LocalProtocolError(`Cannot mirror page ${first}: it does not exist`);
       }
-      let to = single === undefined ? from + 1 : pages.pageCount;
-      while (to < pages.pageCount && shard.holds(entry(to).getUint32(0, true))) to++;
-      if (shard.kernels === pages.kernels) {
-        yield { shard, batch: { ...pages, from, pageCount: to } };
-        from = to;
-      } else {
-        const batch = shard.receive(pages, from, to);
-        yield { shard, batch };
-        from += batch.pageCount;
-      }
+      const end = Math.min(pages.pageCount, from + pagesMax);
+      let to = single ? end : from + 1;
+      while (to < end && shard.holds(pageAt(to))) to++;
+      yield { index, from, to };
+      from = to;
     }
   }
 }

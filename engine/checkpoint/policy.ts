@@ -6,8 +6,13 @@
 
 /** Times in milliseconds. */
 export interface CheckpointPolicyOptions {
-  /** A checkpoint at least this often. */
+  /** A checkpoint that is loaded at least this often. */
   readonly periodMs: number;
+  /**
+   * A checkpoint of any kind at least this often, where one that is only held is of use: most dirty
+   * pages go over early then, and the checkpoint to be loaded is small. 0 or absent: all are loaded.
+   */
+  readonly microPeriodMs?: number | undefined;
   /** And, however often one is asked for, not more often than this. */
   readonly minIntervalMs: number;
   /**
@@ -30,28 +35,40 @@ const LATEST_PAUSE_WEIGHT = 0.5;
  *
  * const policy = new CheckpointPolicy({ periodMs: 500, minIntervalMs: 50 }, 0);
  * policy.demand();
- * if (policy.dueAtMs !== 50) throw new Error("not due after the minimal interval");
+ * if (policy.dueAtMs() !== 50) throw new Error("not due after the minimal interval");
  * ```
  */
 export class CheckpointPolicy {
   #lastMs: number;
+  #lastLoadMs: number;
   #demanded = false;
   /** Mean of the last pauses. */
   #pauseMs = 0;
 
   constructor(public options: CheckpointPolicyOptions, nowMs: number) {
     this.#lastMs = nowMs;
+    this.#lastLoadMs = nowMs;
   }
 
-  /** Ask for a checkpoint as soon as the minimal interval allows. */
+  /** Ask for a checkpoint that is loaded, as soon as the minimal interval allows. */
   demand(): void {
     this.#demanded = true;
   }
 
-  /** A checkpoint begins. */
-  begun(nowMs: number): void {
+  /**
+   * A checkpoint begins.
+   *
+   * @param microAllowed Whether one that is only held would be of use
+   * @returns Whether it is to be loaded: when one was demanded, or the next one would come too late
+   */
+  begun(nowMs: number, microAllowed = false): boolean {
+    const load = this.#demanded || this.#microPeriodMs(microAllowed) === Infinity ||
+      nowMs + this.#gapMs > this.#lastLoadMs + this.options.periodMs;
     this.#lastMs = nowMs;
+    if (!load) return false;
+    this.#lastLoadMs = nowMs;
     this.#demanded = false;
+    return true;
   }
 
   /** A checkpoint has kept the guest still for so long. */
@@ -59,10 +76,25 @@ export class CheckpointPolicy {
     this.#pauseMs += (pauseMs - this.#pauseMs) * LATEST_PAUSE_WEIGHT;
   }
 
-  /** When the next one is due. */
-  get dueAtMs(): number {
-    const { periodMs, minIntervalMs, pauseShareMax = 1 } = this.options;
-    const intervalMs = this.#demanded ? minIntervalMs : Math.max(periodMs, minIntervalMs);
-    return this.#lastMs + Math.max(intervalMs, this.#pauseMs / pauseShareMax);
+  /**
+   * When the next one is due.
+   *
+   * @param microAllowed As for {@linkcode begun}
+   */
+  dueAtMs(microAllowed = false): number {
+    const earliestMs = this.#lastMs + this.#gapMs;
+    if (this.#demanded) return earliestMs;
+    const microMs = this.#lastMs + this.#microPeriodMs(microAllowed);
+    return Math.max(earliestMs, Math.min(microMs, this.#lastLoadMs + this.options.periodMs));
+  }
+
+  /** Between two checkpoints of any kind at the least. */
+  get #gapMs(): number {
+    const { minIntervalMs, pauseShareMax = 1 } = this.options;
+    return Math.max(minIntervalMs, this.#pauseMs / pauseShareMax);
+  }
+
+  #microPeriodMs(microAllowed: boolean): number {
+    return microAllowed ? this.options.microPeriodMs || Infinity : Infinity;
   }
 }

@@ -1,14 +1,15 @@
 /**
- * A part of the guest's RAM in one kernel memory: pages, the bitmap of those that the secondary lacks,
- * and the buffers in which chunks are made.
+ * A part of the guest's RAM in one kernel memory: pages, and the bitmap of those that the secondary
+ * lacks.
  *
  * @module
  */
 
-import { ENCODE, ENCODE_COUNTER, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
+import { type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
-import { BLOCK_NAME_BYTES_MAX, PAGE_BYTES } from "../limits.ts";
+import { PAGE_BYTES } from "../limits.ts";
 import type { PlacedBlock } from "../stream/format.ts";
+import { JOB_PAGES, type Piece } from "./page_encoder.ts";
 
 /** Entries `from .. pageCount` of a page table. */
 export interface PageBatch {
@@ -18,40 +19,16 @@ export interface PageBatch {
   readonly pageCount: number;
 }
 
-/** The part of a RAM block that a shard holds. */
-interface Piece {
-  readonly block: PlacedBlock;
-  readonly firstPage: number;
-  readonly pages: number;
-  /** Whether this is the guest's main memory, which is zero in a fresh VM; a ROM's block is not. */
-  readonly isMain: boolean;
-  /** Address of its first page in the mirror. */
-  readonly mirror: number;
-  /** Address and length of the block's name. */
-  readonly name: number;
-  readonly nameLength: number;
-}
-
-/** A chunk is about this large: big enough to compress well, small enough to travel soon. */
-export const CHUNK_BYTES = 256 * 1024;
-
-/** The longest record: header, block name, a whole page. */
-const RECORD_BYTES_MAX = 8 + 1 + BLOCK_NAME_BYTES_MAX + PAGE_BYTES;
-
-/** Pages that are copied from another memory, or collected from the bitmap, at a time. */
+/** Pages that are copied from another memory at a time. */
 const INBOX_PAGES = 256;
-
-const COUNTER_BYTES = 4 * Object.keys(ENCODE_COUNTER).length;
 
 /** One shard of a mirror. */
 export class Shard {
-  readonly #pieces: readonly Piece[];
+  readonly pieces: readonly Piece[];
   readonly #mirror: number;
   readonly #missing: number;
-  readonly #chunk: number;
-  readonly #inboxTable: number;
+  readonly #table: number;
   #inbox = 0;
-  readonly #counters: number;
   readonly #out: number;
 
   constructor(
@@ -62,12 +39,10 @@ export class Shard {
   ) {
     this.#mirror = kernels.alloc(pages * PAGE_BYTES);
     this.#missing = kernels.alloc(Math.ceil(pages / 8));
-    this.#chunk = kernels.alloc(CHUNK_BYTES);
-    this.#inboxTable = kernels.alloc(INBOX_PAGES * PAGE_ENTRY_BYTES);
-    this.#counters = kernels.alloc(COUNTER_BYTES);
+    this.#table = kernels.alloc(JOB_PAGES * PAGE_ENTRY_BYTES);
     this.#out = kernels.alloc(8);
     const main = Math.max(...blocks.map((block) => block.pages));
-    this.#pieces = blocks.flatMap((block) => this.#piece(block, block.pages === main) ?? []);
+    this.pieces = blocks.flatMap((block) => this.#piece(block, block.pages === main) ?? []);
   }
 
   #piece(block: PlacedBlock, isMain: boolean): Piece | undefined {
@@ -78,7 +53,7 @@ export class Shard {
     const address = this.kernels.alloc(name.length);
     this.kernels.bytes.set(name, address);
     return {
-      block,
+      blockFirstPage: block.firstPage,
       firstPage,
       pages: end - firstPage,
       isMain,
@@ -95,14 +70,6 @@ export class Shard {
   page(page: number): Uint8Array<ArrayBuffer> {
     const at = this.#mirror + (page - this.firstPage) * PAGE_BYTES;
     return this.kernels.bytes.slice(at, at + PAGE_BYTES);
-  }
-
-  count(counter: number): number {
-    return this.#u32(this.#counters + counter * 4);
-  }
-
-  resetCounts(): void {
-    this.kernels.bytes.fill(0, this.#counters, this.#counters + COUNTER_BYTES);
   }
 
   get missingPages(): number {
@@ -138,7 +105,7 @@ export class Shard {
     const bytes = this.kernels.bytes;
     const there = source.kernels.bytes;
     const entries = new DataView(there.buffer, source.table + from * PAGE_ENTRY_BYTES);
-    const inbox = new DataView(bytes.buffer, this.#inboxTable);
+    const inbox = new DataView(bytes.buffer, this.#table);
     for (let index = 0; index < count; index++) {
       const at = index * PAGE_ENTRY_BYTES;
       const content = entries.getUint32(at + 4, true);
@@ -147,90 +114,41 @@ export class Shard {
       inbox.setUint32(at, entries.getUint32(at, true), true);
       inbox.setUint32(at + 4, copy, true);
     }
-    return { kernels: this.kernels, table: this.#inboxTable, from: 0, pageCount: count };
-  }
-
-  /** Encode a batch as chunks; each is valid until the next is asked for. */
-  *encode(mode: number, batch: PageBatch): Generator<Uint8Array<ArrayBuffer>, void> {
-    let from = batch.from;
-    while (from < batch.pageCount) {
-      const { next, bytes } = this.#encodeChunk(mode, batch.table, from, batch.pageCount);
-      from = next;
-      if (bytes > 0) yield this.kernels.bytes.subarray(this.#chunk, this.#chunk + bytes);
-    }
+    return { kernels: this.kernels, table: this.#table, from: 0, pageCount: count };
   }
 
   /**
-   * Encode missing pages at or behind page `from` of this shard as one chunk, and count them as held.
+   * The next missing pages, up to `count`, at or behind page `from` of this shard, with their place in the mirror; they
+   * count as held from here on.
    *
-   * @returns Nothing when none is missing there
+   * @returns Entries of a page table, and the page to go on from; nothing when none is missing there
    */
   takeMissing(
-    mode: number,
     from: number,
-  ): { readonly chunk: Uint8Array<ArrayBuffer>; readonly next: number } | undefined {
+    count: number,
+  ): { readonly entries: Uint32Array; readonly next: number } | undefined {
     const { kernels, firstPage, pages } = this;
-    // As many as surely fit one chunk, whatever they hold.
-    const capacity = Math.floor(CHUNK_BYTES / RECORD_BYTES_MAX);
-    const [missing, table] = [this.#missing, this.#inboxTable];
-    kernels.collectPages(missing, from, pages, firstPage, this.#mirror, table, capacity, this.#out);
-    const next = this.#u32(this.#out);
-    const count = this.#u32(this.#out + 4);
-    if (count === 0) return undefined;
-    const encoded = this.#encodeChunk(mode, table, 0, count);
-    if (encoded.next !== count) {
-      throw new LocalProtocolError("Cannot encode: the chunk is too small");
-    }
+    const [missing, table] = [this.#missing, this.#table];
+    kernels.collectPages(missing, from, pages, firstPage, this.#mirror, table, count, this.#out);
+    const view = new DataView(kernels.bytes.buffer, this.#out, 8);
+    const [next, taken] = [view.getUint32(0, true), view.getUint32(4, true)];
+    if (taken === 0) return undefined;
     kernels.bitmapClear(missing, pages, from, next - from);
-    return { chunk: kernels.bytes.subarray(this.#chunk, this.#chunk + encoded.bytes), next };
-  }
-
-  #encodeChunk(mode: number, table: number, from: number, count: number) {
-    const { kernels } = this;
-    let next = from;
-    let bytes = 0;
-    let piece: Piece | undefined;
-    while (next < count && CHUNK_BYTES - bytes >= RECORD_BYTES_MAX) {
-      const page = this.#u32(table + next * PAGE_ENTRY_BYTES);
-      const here = this.#pieceOf(page);
-      const named = here !== piece;
-      piece = here;
-      const written = kernels.encodePages(
-        mode === ENCODE.SEED && !piece.isMain ? ENCODE.WHOLE : mode,
-        table,
-        next,
-        count,
-        piece.block.firstPage,
-        piece.firstPage,
-        piece.pages,
-        piece.mirror,
-        piece.name,
-        named ? piece.nameLength : 0,
-        this.#chunk + bytes,
-        CHUNK_BYTES - bytes,
-        this.#counters,
-        this.#out,
-      );
-      next = this.#u32(this.#out);
-      bytes += written;
-      // Nothing was written: the block is yet to be named.
-      if (written === 0) piece = undefined;
-    }
-    return { next, bytes };
-  }
-
-  #pieceOf(page: number): Piece {
-    for (const piece of this.#pieces) {
-      if (page >= piece.firstPage && page < piece.firstPage + piece.pages) return piece;
-    }
-    throw new LocalProtocolError(`Cannot encode page ${page}: it is not in this shard`);
+    return { entries: entriesOf(kernels, table, 0, taken), next };
   }
 
   #inside(result: number): void {
     if (result < 0) throw new LocalProtocolError("Cannot mirror a page: it is not in this shard");
   }
+}
 
-  #u32(address: number): number {
-    return new DataView(this.kernels.bytes.buffer, address, 4).getUint32(0, true);
-  }
+/** A copy of entries `from .. to` of a page table. */
+export function entriesOf(
+  kernels: KernelSet,
+  table: number,
+  from: number,
+  to: number,
+): Uint32Array {
+  const at = table + from * PAGE_ENTRY_BYTES;
+  return new Uint32Array(kernels.bytes.slice(at, table + to * PAGE_ENTRY_BYTES).buffer);
 }

@@ -26,8 +26,9 @@
  *
  * [replication]
  * mode = "colo"
- * period = 500                   # ms between checkpoints at the most
- * minInterval = 50               # ms between checkpoints at the least
+ * period = 500                   # ms between checkpoints that are loaded at the most
+ * microPeriod = 30               # ms between those that are only held; 0, as when left out: none
+ * minInterval = 30               # ms between checkpoints at the least
  * pauseShare = 5                 # percent of time at the most that checkpoints may keep it paused
  * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
@@ -84,6 +85,8 @@ export interface NicSection {
 export interface ReplicationSection {
   readonly mode: "colo";
   readonly periodMs: number;
+  /** Between checkpoints that the secondary only holds, shorter than the period; 0: there are none. */
+  readonly microPeriodMs: number;
   readonly minIntervalMs: number;
   /** The largest share of time that the guest may stand still for checkpoints, up to 1. */
   readonly pauseShareMax: number;
@@ -121,6 +124,7 @@ const NIC_KEYS = ["mac", "netdev", "model", "vnetHdr"] as const;
 const REPLICATION_KEYS = [
   "mode",
   "period",
+  "microPeriod",
   "minInterval",
   "pauseShare",
   "encryption",
@@ -273,11 +277,21 @@ function readReplication(
 ): ReplicationSection {
   const mode = table.choice("mode", ["colo"]) ?? "colo";
   const periodMs = table.integer("period", 10, 600_000) ?? 500;
-  const minIntervalMs = table.integer("minInterval", 1, 600_000) ?? Math.min(50, periodMs);
-  if (minIntervalMs > periodMs) {
+  const microPeriodMs = table.integer("microPeriod", 0, 600_000) ?? 0;
+  if (microPeriodMs >= periodMs) {
+    table.fail(
+      "microPeriod",
+      `is ${microPeriodMs}, but must be shorter than replication.period, which is ${periodMs}`,
+    );
+  }
+  const [shortest, shortestMs] = microPeriodMs > 0
+    ? ["microPeriod", microPeriodMs] as const
+    : ["period", periodMs] as const;
+  const minIntervalMs = table.integer("minInterval", 1, 600_000) ?? Math.min(50, shortestMs);
+  if (minIntervalMs > shortestMs) {
     table.fail(
       "minInterval",
-      `is ${minIntervalMs}, but must not exceed replication.period, which is ${periodMs}`,
+      `is ${minIntervalMs}, but must not exceed replication.${shortest}, which is ${shortestMs}`,
     );
   }
   const encryption = table.choice("encryption", ["none"]);
@@ -298,6 +312,7 @@ function readReplication(
   return {
     mode,
     periodMs,
+    microPeriodMs,
     minIntervalMs,
     pauseShareMax: (table.integer("pauseShare", 1, 100) ?? 5) / 100,
     encryption,
@@ -325,12 +340,14 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 /** The TOML text of a config: {@linkcode parseVmConfig} reads the same from it. */
 export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string {
   const { memoryMiB, ...rest } = vm;
-  const { mode, periodMs, minIntervalMs, pauseShareMax, encryption, peer, listen } = replication;
+  const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, encryption, peer, listen } =
+    replication;
   return stringify({
     vm: present({ ...rest, memory: memoryMiB }),
     replication: present({
       mode,
       period: periodMs,
+      microPeriod: microPeriodMs === 0 ? undefined : microPeriodMs,
       minInterval: minIntervalMs,
       pauseShare: Math.round(pauseShareMax * 100),
       encryption,

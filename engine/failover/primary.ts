@@ -14,6 +14,9 @@
  * the next checkpoint is not begun before the secondary holds the last one. That is the back-pressure,
  * and the guest runs meanwhile.
  *
+ * Once a secondary has been seeded, micro-checkpoints may be taken between the checkpoints that it
+ * loads: it only holds them, and the next one that it loads is the smaller for them.
+ *
  * @module
  */
 
@@ -49,7 +52,7 @@ export type PrimaryEvent =
   | { readonly type: "committed"; readonly epoch: number }
   | { readonly type: "loaded"; readonly epoch: number }
   | { readonly type: "replica-lost"; readonly reason: string }
-  /** A checkpoint is wanted soon. */
+  /** A checkpoint that the secondary loads is wanted soon. */
   | { readonly type: "demand" }
   /** The guest has stood still for so long. */
   | { readonly type: "paused"; readonly pauseMs: number }
@@ -68,8 +71,8 @@ export type PrimaryEffect =
   | { readonly type: "acknowledge" }
   /** Take the staged checkpoint into the mirror. */
   | { readonly type: "absorb" }
-  /** Send the staged checkpoint to the secondary. */
-  | { readonly type: "send"; readonly epoch: number }
+  /** Send the staged checkpoint to the secondary, which is to load it or only to hold it. */
+  | { readonly type: "send"; readonly epoch: number; readonly load: boolean }
   /** Send the mirror to the secondary. */
   | { readonly type: "seed" }
   /** Commit the seed: the secondary holds checkpoint `epoch`. */
@@ -93,6 +96,8 @@ export const SEED_LAST_PASS_PAGES = 4096;
 export class PrimaryMachine {
   #phase: PrimaryPhase = "starting";
   #requested = false;
+  /** Whether the checkpoint that was begun last is to be loaded. */
+  #load = true;
   #inFlight: number | undefined;
   #seedPasses = 0;
   #seedHolds = false;
@@ -184,16 +189,17 @@ export class PrimaryMachine {
   #whole(epoch: number): PrimaryEffect[] {
     if (!this.#replicated) return [{ type: "acknowledge" }, { type: "absorb" }];
     this.#inFlight = epoch;
-    return [{ type: "acknowledge" }, { type: "send", epoch }];
+    return [{ type: "acknowledge" }, { type: "send", epoch, load: this.#load }];
   }
 
   /** Begin a checkpoint when it is due and nothing stands in its way. */
   #pace(nowMs: number): PrimaryEffect[] {
     const held = this.#inFlight !== undefined || (this.#phase === "seeding" && this.#seedHolds);
     if (!this.#requested || held) return [];
-    if (nowMs < this.#policy.dueAtMs) return [{ type: "wake", atMs: this.#policy.dueAtMs }];
+    const dueAtMs = this.#policy.dueAtMs(this.#replicated);
+    if (nowMs < dueAtMs) return [{ type: "wake", atMs: dueAtMs }];
     this.#requested = false;
-    this.#policy.begun(nowMs);
+    this.#load = this.#policy.begun(nowMs, this.#replicated);
     return [{ type: "reply" }];
   }
 

@@ -13,15 +13,22 @@
  *      +----- the primary connects again ------ orphaned                promoted
  * ```
  *
- * A takeover happens from a checkpoint that was received as a whole and loaded. Losing the link alone
+ * A checkpoint that came with a load asked for is loaded, together with those that were only held since
+ * the last load. A takeover happens from the last checkpoint that was received as a whole, loaded or
+ * only held: the primary may have let the world see what came before it. Losing the link alone
  * proves nothing about the primary: a secondary without a link does not take over by itself.
  *
  * @module
  */
 
 import { IncomingCheckpoint } from "../checkpoint/incoming.ts";
-import { LiveReplica, type ReplicaEffect } from "../checkpoint/live_replica.ts";
+import {
+  LiveReplica,
+  type ReplicaEffect,
+  type WholeCheckpoint,
+} from "../checkpoint/live_replica.ts";
 import { StateError, WireError } from "../errors.ts";
+import { REPLICA_HELD_BYTES_MAX } from "../limits.ts";
 import type { CommitPayload, SeedBeginPayload } from "../link/messages.ts";
 
 /** How far a secondary is. */
@@ -64,9 +71,9 @@ export type SecondaryEvent =
 /** What to do for a secondary. */
 export type SecondaryEffect =
   | Exclude<ReplicaEffect, { type: "loaded" }>
-  /** Tell the primary that this checkpoint is held as a whole. */
+  /** Tell the primary that this checkpoint is held as a whole: it may take the next one. */
   | { readonly type: "tell-committed"; readonly epoch: number }
-  /** Tell the primary that the VM runs from this checkpoint. */
+  /** Tell the primary that the VM runs from this checkpoint; those merged with it are not told of. */
   | { readonly type: "tell-loaded"; readonly epoch: number }
   | { readonly type: "tell-ready" }
   | { readonly type: "tell-failed"; readonly reason: string }
@@ -80,9 +87,16 @@ export type SecondaryEffect =
 export class SecondaryMachine {
   #phase: SecondaryPhase = "starting";
   #linked = false;
-  #replica = new LiveReplica();
+  #replica: LiveReplica;
   #incoming: IncomingCheckpoint | undefined;
+  /** A checkpoint that is held as a whole, of which the primary has not been told. */
+  #untold: number | undefined;
   #takeoverReason = "";
+
+  /** @param heldBytesMax Bytes of checkpoints that may wait for QEMU before the primary has to wait */
+  constructor(readonly heldBytesMax: number = REPLICA_HELD_BYTES_MAX) {
+    this.#replica = new LiveReplica(heldBytesMax);
+  }
 
   get phase(): SecondaryPhase {
     return this.#phase;
@@ -91,11 +105,6 @@ export class SecondaryMachine {
   /** The checkpoint that the VM runs from. */
   get epoch(): number {
     return this.#replica.epoch;
-  }
-
-  /** Bytes of whole checkpoints that QEMU has not been given yet. */
-  get waitingBytes(): number {
-    return this.#replica.waitingBytes;
   }
 
   /**
@@ -167,27 +176,46 @@ export class SecondaryMachine {
         incoming.deviceState(event.piece, event.delta);
         return [];
       case "commit": {
-        const { epoch } = event;
-        const whole = incoming.commit({ epoch, ...event.commit });
-        const effects = seeding
-          ? this.#replica.seedCommit(epoch, whole.deviceState)
-          : this.#replica.load(whole);
-        return [{ type: "tell-committed", epoch }, ...this.#replicaEffects(effects)];
+        if (this.#untold !== undefined) {
+          throw new WireError(
+            `Cannot take checkpoint ${event.epoch}: ${this.#untold} has not been answered yet`,
+            0,
+          );
+        }
+        this.#untold = event.epoch;
+        const whole = incoming.commit({ epoch: event.epoch, ...event.commit });
+        return this.#replicaEffects(this.#committed(whole, event.commit.load));
       }
     }
     return [];
   }
 
+  #committed(whole: WholeCheckpoint, load: boolean): ReplicaEffect[] {
+    const replica = this.#replica;
+    if (replica.state === "seeding") return replica.seedCommit(whole.epoch, whole.deviceState);
+    return load ? replica.load(whole) : replica.hold(whole);
+  }
+
+  /** Tell of the last commit as soon as there is room for another: that is the back-pressure. */
+  #tellCommitted(): SecondaryEffect[] {
+    if (this.#untold === undefined || !this.#replica.hasRoom) return [];
+    const epoch = this.#untold;
+    this.#untold = undefined;
+    return [{ type: "tell-committed", epoch }];
+  }
+
   #replicaEffects(effects: readonly ReplicaEffect[]): SecondaryEffect[] {
-    return effects.flatMap((effect): SecondaryEffect[] => {
-      if (effect.type !== "loaded") return [effect];
-      const told: SecondaryEffect = { type: "tell-loaded", epoch: effect.epoch };
-      if (this.#phase === "seeding") {
-        return [told, this.#become("protecting", `the VM runs from checkpoint ${effect.epoch}`)];
-      }
-      if (this.#phase === "taking-over" && this.#replica.settled) return [told, this.#takeOver()];
-      return [told];
-    });
+    return [...this.#tellCommitted(), ...effects.flatMap((effect) => this.#onReplica(effect))];
+  }
+
+  #onReplica(effect: ReplicaEffect): SecondaryEffect[] {
+    if (effect.type !== "loaded") return [effect];
+    const told: SecondaryEffect = { type: "tell-loaded", epoch: effect.epoch };
+    if (this.#phase === "seeding") {
+      return [told, this.#become("protecting", `the VM runs from checkpoint ${effect.epoch}`)];
+    }
+    if (this.#phase === "taking-over" && this.#replica.settled) return [told, this.#takeOver()];
+    return [told];
   }
 
   #primaryLost(reason: string): SecondaryEffect[] {
@@ -202,7 +230,8 @@ export class SecondaryMachine {
     this.#takeoverReason = reason;
     this.#incoming?.drop();
     const report = this.#become("taking-over", reason);
-    return this.#replica.settled ? [report, this.#takeOver()] : [report];
+    if (this.#replica.settled) return [report, this.#takeOver()];
+    return [report, ...this.#replicaEffects(this.#replica.loadHeld())];
   }
 
   #takeOver(): SecondaryEffect {
@@ -212,9 +241,14 @@ export class SecondaryMachine {
   #linkLost(reason: string): SecondaryEffect[] {
     this.#linked = false;
     this.#incoming?.drop();
+    this.#untold = undefined;
     if (this.#phase === "seeding") return this.#restart(reason);
     if (this.#phase !== "protecting") return [];
-    return [this.#become("orphaned", `${reason}; it is not certain that the primary is dead`)];
+    return [
+      this.#become("orphaned", `${reason}; it is not certain that the primary is dead`),
+      // Should it come to a takeover, that has not to wait for them.
+      ...this.#replicaEffects(this.#replica.loadHeld()),
+    ];
   }
 
   #qemuLost(reason: string): SecondaryEffect[] {
@@ -229,8 +263,9 @@ export class SecondaryMachine {
   }
 
   #restart(reason: string): SecondaryEffect[] {
-    this.#replica = new LiveReplica();
+    this.#replica = new LiveReplica(this.heldBytesMax);
     this.#incoming = undefined;
+    this.#untold = undefined;
     return [this.#become("starting", reason), { type: "restart-qemu" }];
   }
 

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { PageCounts } from "../checkpoint/mirror.ts";
+import type { PageCounts } from "../checkpoint/page_encoder.ts";
 import { PAGE_BYTES } from "../limits.ts";
 import type { Reporter } from "./report.ts";
 
@@ -17,6 +17,7 @@ interface Entry {
   wireBytes?: number;
   committed?: boolean;
   replicated?: boolean;
+  micro?: boolean;
 }
 
 const NO_PAGES: PageCounts = { unchanged: 0, zero: 0, xbzrle: 0, whole: 0 };
@@ -61,11 +62,18 @@ export class CheckpointLog {
 
   /** The checkpoint stays here, because there is no secondary. */
   absorbed(epoch: number): void {
-    this.#update(epoch, { pages: NO_PAGES, wireBytes: 0, committed: true, replicated: false });
+    this.#update(epoch, {
+      pages: NO_PAGES,
+      wireBytes: 0,
+      committed: true,
+      replicated: false,
+      micro: false,
+    });
   }
 
-  sent(epoch: number, pages: PageCounts, wireBytes: number): void {
-    this.#update(epoch, { pages, wireBytes, replicated: true });
+  /** @param micro Whether the secondary only holds it until it loads another */
+  sent(epoch: number, pages: PageCounts, wireBytes: number, micro: boolean): void {
+    this.#update(epoch, { pages, wireBytes, replicated: true, micro });
   }
 
   committed(epoch: number): void {
@@ -79,10 +87,10 @@ export class CheckpointLog {
 
   #set(entry: Entry, known: Partial<Entry>): void {
     Object.assign(entry, known);
-    const { epoch, dirtyPages, pauseMs, pages, wireBytes, committed, replicated } = entry;
+    const { epoch, dirtyPages, pauseMs, pages, wireBytes, committed, replicated, micro } = entry;
     if (
       pauseMs === undefined || pages === undefined || wireBytes === undefined || !committed ||
-      replicated === undefined
+      replicated === undefined || micro === undefined
     ) return;
     this.#open.splice(this.#open.indexOf(entry), 1);
     this.report({
@@ -95,6 +103,7 @@ export class CheckpointLog {
       wireBytes,
       pages,
       replicated,
+      micro,
     });
   }
 }

@@ -23,6 +23,7 @@ import type { Qemu } from "../vm/mod.ts";
 import { CapturePort } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
+import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
 import { ReplicaSender } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
 import { startVm, type Vm } from "./start_vm.ts";
@@ -36,6 +37,8 @@ export interface PrimaryHostOptions {
   readonly report: Reporter;
   /** Write all that the primary QEMU says to this file, until its first stream ends. */
   readonly recordPath?: string | undefined;
+  /** Threads that encode checkpoints; as many as suit the machine when left out. */
+  readonly encoders?: number | undefined;
 }
 
 /** How a primary ended. */
@@ -60,6 +63,7 @@ export class PrimaryHost {
   readonly #port: CapturePort;
   readonly #log: CheckpointLog;
   readonly #peer: LinkAddress;
+  #encoders: EncoderPool | undefined;
   readonly #ended = Promise.withResolvers<PrimaryEnd>();
   #vm: Vm | undefined;
   #capture: Capture | undefined;
@@ -171,6 +175,10 @@ export class PrimaryHost {
       createKernels: () => WasmKernels.create(),
     });
     this.#capture = capture;
+    const encoders = new EncoderPool(
+      this.#options.encoders ?? defaultEncoders(navigator.hardwareConcurrency),
+    );
+    this.#encoders = encoders;
     let serving = true;
     // A status that comes when this stream has ended is that of a later one.
     const entered = vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", {
@@ -183,6 +191,7 @@ export class PrimaryHost {
       return messageOf(error);
     } finally {
       serving = false;
+      encoders.close();
     }
   }
 
@@ -261,7 +270,9 @@ export class PrimaryHost {
       await new Promise((resolve) => setTimeout(resolve, 20));
       if (this.#done || this.#link !== link) return;
     }
-    this.#sender = new ReplicaSender(this.#capture!, link.bulk);
+    const [capture, encoders] = [this.#capture!, this.#encoders!];
+    encoders.attach(capture.mirror);
+    this.#sender = new ReplicaSender(capture, link.bulk, encoders);
     this.#seedBeganMs = performance.now();
     this.#step({ type: "replica-ready" });
   }
@@ -296,11 +307,11 @@ export class PrimaryHost {
         this.#log.absorbed(capture.epoch);
         return capture.absorb();
       case "send":
-        return this.#send((sender) => this.#sendDelta(sender, effect.epoch));
+        return this.#send((sender) => this.#sendDelta(sender, effect.epoch, effect.load));
       case "seed":
         return this.#send((sender) => this.#seed(sender));
       case "commit-seed":
-        return this.#send((sender) => sender.commit(effect.epoch));
+        return this.#send((sender) => sender.commit(effect.epoch, true));
       case "clear-missing":
         return capture.mirror.clearMissing();
       case "release-guest":
@@ -340,15 +351,17 @@ export class PrimaryHost {
     });
   }
 
-  async #sendDelta(sender: ReplicaSender, epoch: number): Promise<void> {
+  async #sendDelta(sender: ReplicaSender, epoch: number, load: boolean): Promise<void> {
     const before = sender.bulk.bytesSent;
-    const counts = await sender.delta(epoch);
-    this.#log.sent(epoch, counts, sender.bulk.bytesSent - before);
+    const counts = await sender.delta(epoch, load);
+    this.#log.sent(epoch, counts, sender.bulk.bytesSent - before, !load);
   }
 
-  async #seed(sender: ReplicaSender): Promise<void> {
-    await sender.seed((missingPages) => this.#step({ type: "seed-pass", missingPages }));
-    this.#step({ type: "seed-sent", epoch: sender.capture.epoch });
+  #seed(sender: ReplicaSender): Promise<void> {
+    return sender.seed(
+      (missingPages) => this.#step({ type: "seed-pass", missingPages }),
+      (epoch) => this.#step({ type: "seed-sent", epoch }),
+    );
   }
 
   #tell(message: Message): void {

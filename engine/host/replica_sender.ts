@@ -6,19 +6,25 @@
 
 import type { Capture } from "../checkpoint/capture.ts";
 import { exclusiveOr } from "../checkpoint/device_state_delta.ts";
-import type { PageCounts } from "../checkpoint/mirror.ts";
+import {
+  addCounts,
+  type EncodeJob,
+  NO_PAGES,
+  type PageCounts,
+} from "../checkpoint/page_encoder.ts";
 import { LinkError } from "../errors.ts";
 import { FRAME_PAYLOAD_BYTES_MAX } from "../limits.ts";
 import type { LinkConnection } from "../link/mod.ts";
+import type { Encoder } from "./encoder.ts";
 
 /** Section id of `ram` in the stream that the secondary QEMU reads: ours to choose. */
 const RAM_SECTION_ID = 2;
 
-/** How long the mirror is walked before other work gets its turn. */
-const SLICE_MS = 4;
+/** Between two looks at whether a checkpoint that was on its way has become whole. */
+const CONSISTENT_POLL_MS = 1;
 
 /** What is needed of the bulk connection. */
-export type BulkSender = Pick<LinkConnection, "send" | "bytesSent">;
+export type BulkSender = Pick<LinkConnection, "send" | "sendFrame" | "bytesSent">;
 
 /** Sends one guest to one secondary. */
 export class ReplicaSender {
@@ -27,16 +33,24 @@ export class ReplicaSender {
   #sentDeviceState: Uint8Array | undefined;
   #cancelled = false;
 
-  constructor(readonly capture: Capture, readonly bulk: BulkSender) {}
+  constructor(
+    readonly capture: Capture,
+    readonly bulk: BulkSender,
+    readonly encoder: Encoder,
+  ) {}
 
   /**
    * Send the mirror, while checkpoints go on and make pages missing again, until nothing is missing.
-   * Follow it with {@linkcode commit}, before anything else happens.
    *
    * @param onPass Called each time the mirror has been gone round, with the pages written meanwhile
+   * @param onSent Called with the checkpoint that the secondary lacks nothing of. It must see to it that
+   * no other is begun before {@linkcode commit}
    * @throws {LinkError} when the link breaks, or it is {@linkcode cancel}led
    */
-  async seed(onPass: (missingPages: number) => void): Promise<void> {
+  async seed(
+    onPass: (missingPages: number) => void,
+    onSent: (epoch: number) => void,
+  ): Promise<void> {
     const { capture, bulk } = this;
     const { mirror } = capture;
     await bulk.send({
@@ -47,24 +61,13 @@ export class ReplicaSender {
       ramSectionId: RAM_SECTION_ID,
     });
     mirror.markAllMissing();
-    let passPages = mirror.missingPages;
     // What was sent is not zero any more: from the second pass on, pages of zeros must be sent as well.
-    let fresh = true;
-    let sliceEnd = performance.now() + SLICE_MS;
-    while (true) {
-      const before = mirror.missingPages;
-      const chunk = mirror.takeMissing(fresh);
-      passPages -= before - mirror.missingPages;
-      if (chunk !== undefined && chunk.length > 0) await this.#sendPages(capture.epoch, chunk);
-      if (chunk === undefined && capture.consistent) return;
-      if (passPages <= 0) {
-        fresh = false;
-        passPages = mirror.missingPages;
-        onPass(passPages);
-      }
-      if (chunk === undefined || performance.now() > sliceEnd) {
-        await new Promise((resolve) => setTimeout(resolve, 0));
-        sliceEnd = performance.now() + SLICE_MS;
+    for (let fresh = true;; fresh = false) {
+      await this.#encode(mirror.missingJobs(fresh), capture.epoch);
+      if (mirror.missingPages === 0 && capture.consistent) return onSent(capture.epoch);
+      onPass(mirror.missingPages);
+      if (mirror.missingPages === 0) {
+        await new Promise((resolve) => setTimeout(resolve, CONSISTENT_POLL_MS));
       }
       if (this.#cancelled) throw new LinkError("Cannot seed: the link to the secondary is gone");
     }
@@ -78,23 +81,29 @@ export class ReplicaSender {
   /**
    * Send the staged checkpoint as a delta. The capture takes it in, whatever becomes of the link.
    *
+   * @param load Whether the secondary VM is to run from it
    * @returns How its pages were sent
    * @throws {LinkError} when the link breaks
    */
-  async delta(epoch: number): Promise<PageCounts> {
-    this.capture.mirror.resetCounts();
+  async delta(epoch: number, load: boolean): Promise<PageCounts> {
+    const { capture } = this;
+    const { mirror } = capture;
+    let counts = NO_PAGES;
     try {
-      for (const chunk of this.capture.encodeDelta()) await this.#sendPages(epoch, chunk);
+      if (capture.hasEarlyPages) counts = await this.#encode(mirror.missingJobs(false), epoch);
+      const { pages, ordered } = capture.beginDelta();
+      counts = addCounts(counts, await this.#encode(mirror.deltaJobs(pages), epoch, ordered));
     } catch (error) {
-      this.capture.absorb();
+      capture.absorb();
       throw error;
     }
-    await this.commit(epoch);
-    return this.capture.mirror.counts;
+    capture.endDelta();
+    await this.commit(epoch, load);
+    return counts;
   }
 
-  /** Send the device state and close checkpoint `epoch`. */
-  async commit(epoch: number): Promise<void> {
+  /** Send the device state and close checkpoint `epoch`; `load`: the secondary VM is to run from it. */
+  async commit(epoch: number, load: boolean): Promise<void> {
     const { deviceState } = this.capture;
     const last = this.#sentDeviceState;
     const comparable = last !== undefined && last.length === deviceState.length;
@@ -111,14 +120,17 @@ export class ReplicaSender {
       pagesFrames: this.#pagesFrames,
       pageBytes: this.#pageBytes,
       deviceStateBytes: deviceState.length,
+      load,
     });
     this.#pagesFrames = 0;
     this.#pageBytes = 0;
   }
 
-  async #sendPages(epoch: number, chunk: Uint8Array): Promise<void> {
-    this.#pagesFrames++;
-    this.#pageBytes += chunk.length;
-    await this.bulk.send({ type: "pages", epoch, records: chunk });
+  #encode(jobs: Iterable<EncodeJob>, epoch: number, ordered = false): Promise<PageCounts> {
+    return this.encoder.run(jobs, epoch, ordered, async ({ bytes, recordBytes }) => {
+      this.#pagesFrames++;
+      this.#pageBytes += recordBytes;
+      await this.bulk.sendFrame(bytes);
+    });
   }
 }

@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { PageCounts } from "../checkpoint/mirror.ts";
+import type { PageCounts } from "../checkpoint/page_encoder.ts";
 import type { PrimaryPhase } from "../failover/primary.ts";
 import type { SecondaryPhase } from "../failover/secondary.ts";
 
@@ -71,6 +71,8 @@ export interface CheckpointReport {
   readonly pages: PageCounts;
   /** Whether a secondary holds it. */
   readonly replicated: boolean;
+  /** Whether the secondary only holds it until it loads another. */
+  readonly micro: boolean;
 }
 
 /** Takes reports as they happen. */
@@ -87,7 +89,9 @@ export function formatReport(report: Report): string {
     case "seeded":
       return `seeded in ${report.durationMs.toFixed(0)} ms with ${formatBytes(report.wireBytes)}`;
     case "checkpoint":
-      return `checkpoint ${report.epoch}: ${report.dirtyPages} pages, ` +
+      return `${
+        report.micro ? "micro-checkpoint" : "checkpoint"
+      } ${report.epoch}: ${report.dirtyPages} pages, ` +
         (report.replicated ? `${formatBytes(report.wireBytes)} sent` : "not replicated") +
         `, paused ${report.pauseMs.toFixed(1)} ms`;
     case "loaded":

@@ -7,7 +7,6 @@
 
 import { requireListen, type VmConfig } from "../config/mod.ts";
 import { LinkError, QemuError, QmpError, StreamError, WireError } from "../errors.ts";
-import { REPLICA_QUEUE_BYTES_MAX } from "../limits.ts";
 import {
   type SecondaryEffect,
   type SecondaryEvent,
@@ -36,6 +35,8 @@ export interface SecondaryHostOptions {
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
   readonly report: Reporter;
+  /** Bytes of checkpoints that may wait for QEMU before the primary has to wait. */
+  readonly heldBytesMax?: number;
 }
 
 /** How a secondary ended. */
@@ -44,9 +45,6 @@ export type SecondaryEnd = "guest-ended" | "qemu-lost" | "stopped";
 /** Between two attempts to start the standby QEMU. */
 const RESTART_MS = 500;
 
-/** Between two looks at whether QEMU has caught up. */
-const ROOM_POLL_MS = 5;
-
 /** A standby QEMU that dies sooner than this will die again. */
 const STABLE_MS = 2000;
 const EARLY_DEATHS_MAX = 5;
@@ -54,7 +52,7 @@ const EARLY_DEATHS_MAX = 5;
 /** Runs the standby of one VM, and the VM itself once it was taken over, until that ends. */
 export class SecondaryHost {
   readonly #options: SecondaryHostOptions;
-  readonly #machine = new SecondaryMachine();
+  readonly #machine: SecondaryMachine;
   readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
   #listener: Deno.Listener | undefined;
@@ -70,6 +68,7 @@ export class SecondaryHost {
   /** @throws {ConfigError} when `replication.listen` is missing */
   constructor(options: SecondaryHostOptions) {
     this.#options = options;
+    this.#machine = new SecondaryMachine(options.heldBytesMax);
     this.#address = requireListen(options.config);
   }
 
@@ -148,18 +147,19 @@ export class SecondaryHost {
   async #serve(link: LinkPair): Promise<void> {
     this.#link = link;
     let reason = "the link to the primary broke";
-    let closed = false;
     const read = async (connection: LinkPair["bulk"]) => {
       try {
         for await (const message of connection.receive()) {
           this.#guard(() => this.#message(message));
-          if (connection === link.bulk) await this.#room(() => closed);
+          // A seed goes through as it comes; what comes after it is bounded by the machine.
+          if (connection === link.bulk && this.#machine.phase === "seeding") {
+            await this.#port?.room();
+          }
         }
       } catch (error) {
         if (!(error instanceof LinkError || error instanceof WireError)) throw error;
         reason = error.message;
       } finally {
-        closed = true;
         closePair(link);
       }
     };
@@ -167,14 +167,6 @@ export class SecondaryHost {
     await Promise.all([read(link.control), read(link.bulk)]);
     this.#link = undefined;
     if (!this.#over) this.#step({ type: "link-lost", reason });
-  }
-
-  /** Wait while QEMU is far behind: a primary that is not read takes no more checkpoints. */
-  async #room(closed: () => boolean): Promise<void> {
-    await this.#port?.room();
-    while (this.#machine.waitingBytes > REPLICA_QUEUE_BYTES_MAX && !closed()) {
-      await new Promise((resolve) => setTimeout(resolve, ROOM_POLL_MS));
-    }
   }
 
   #message(message: Message): void {

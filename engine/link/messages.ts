@@ -53,6 +53,8 @@ export interface CommitPayload {
   readonly pagesFrames: number;
   readonly pageBytes: number;
   readonly deviceStateBytes: number;
+  /** Whether the secondary VM is to run from it; if not, it is held until one is that is. */
+  readonly load: boolean;
 }
 
 /** Everything that is said. */
@@ -198,6 +200,7 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         pagesFrames: members.count("pagesFrames"),
         pageBytes: members.count("pageBytes"),
         deviceStateBytes: members.count("deviceStateBytes"),
+        load: members.boolean("load"),
       };
     case "takenOver":
       return { type, epoch, runningAtMs: members.number("runningAtMs") };
@@ -235,6 +238,12 @@ class Members {
     if (typeof value !== "number" || !Number.isFinite(value)) {
       this.#fail(`${name} is no number`);
     }
+    return value;
+  }
+
+  boolean(name: string): boolean {
+    const value = this.#members[name];
+    if (typeof value !== "boolean") this.#fail(`${name} is neither true nor false`);
     return value;
   }
 

@@ -30,7 +30,7 @@ export class LinkConnection {
   readonly #readBuffer = new Uint8Array(READ_BYTES);
   /** Frames that nobody has taken yet. */
   readonly #arrived: ReceivedFrame[] = [];
-  readonly #queue: Uint8Array<ArrayBuffer>[] = [];
+  readonly #queue: Uint8Array[] = [];
   #queuedBytes = 0;
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined;
@@ -59,7 +59,16 @@ export class LinkConnection {
   async send(message: Message): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
     const bulky = "records" in message || "bytes" in message;
-    const bytes = this.#encoder.encode(encodeMessage(message), bulky);
+    await this.sendFrame(this.#encoder.encode(encodeMessage(message), bulky));
+  }
+
+  /**
+   * Queue a frame that was made elsewhere; as {@linkcode send}, but the bytes are not copied.
+   *
+   * @param bytes One whole frame
+   */
+  async sendFrame(bytes: Uint8Array): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
     if (this.#queuedBytes + bytes.length > LINK_UNSENT_BYTES_MAX) {
       throw this.#break(`${this.#queuedBytes} bytes wait already: every send must be awaited`);
     }

@@ -23,14 +23,14 @@ import { type PlacedBlock, RAM_FLAG, RAM_FLAGS_MASK, XBZRLE_ENCODING } from "./f
 
 const text = new TextDecoder();
 
-function nameAt(view: DataView<ArrayBuffer>, at: number): string | undefined {
+function nameAt(view: DataView, at: number): string | undefined {
   if (view.byteLength < at + 1) return undefined;
   const length = view.getUint8(at);
   if (view.byteLength < at + 1 + length) return undefined;
   return text.decode(new Uint8Array(view.buffer, view.byteOffset + at + 1, length));
 }
 
-function u64At(view: DataView<ArrayBuffer>, at: number): number {
+function u64At(view: DataView, at: number): number {
   return view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
 }
 
@@ -49,11 +49,11 @@ export class BlockList {
   }
 
   /** @returns Bytes taken, 0 when more are needed, or what is wrong */
-  read(view: DataView<ArrayBuffer>): number | string {
+  read(view: DataView): number | string {
     return this.#totalBytes === undefined ? this.#total(view) : this.#entry(view, this.#totalBytes);
   }
 
-  #total(view: DataView<ArrayBuffer>): number | string {
+  #total(view: DataView): number | string {
     if (view.byteLength < 8) return 0;
     const flags = view.getUint32(4) & RAM_FLAGS_MASK;
     if (flags !== RAM_FLAG.MEM_SIZE) {
@@ -67,7 +67,7 @@ export class BlockList {
     return 8;
   }
 
-  #entry(view: DataView<ArrayBuffer>, totalBytes: number): number | string {
+  #entry(view: DataView, totalBytes: number): number | string {
     const name = nameAt(view, 0);
     if (name === undefined) return 0;
     const at = 1 + view.getUint8(0);
@@ -138,7 +138,7 @@ export class RamRecords {
   }
 
   /** @returns The record that the bytes begin with, or nothing while it is not complete */
-  read(view: DataView<ArrayBuffer>): RamRecord | undefined {
+  read(view: DataView): RamRecord | undefined {
     if (view.byteLength < 8) return undefined;
     const flags = view.getUint32(4) & RAM_FLAGS_MASK;
     const offset = u64At(view, 0) - flags;
@@ -175,7 +175,7 @@ export class RamRecords {
 }
 
 function payload(
-  view: DataView<ArrayBuffer>,
+  view: DataView,
   kind: number,
   page: number,
   at: number,

@@ -486,7 +486,7 @@ export class StreamReader {
   }
 
   /** The next `count` bytes, or nothing while they have not all arrived. */
-  #peek(count: number): DataView<ArrayBuffer> | undefined {
+  #peek(count: number): DataView | undefined {
     if (this.staging.unread < count || count === 0) return undefined;
     return new DataView(this.#kernels.bytes.buffer, this.staging.position, count);
   }
@@ -500,7 +500,7 @@ export class StreamReader {
     return { text: this.#text(view, at + 1, length), end: at + 1 + length };
   }
 
-  #text(view: DataView<ArrayBuffer>, at: number, length: number): string {
+  #text(view: DataView, at: number, length: number): string {
     return new TextDecoder().decode(new Uint8Array(view.buffer, view.byteOffset + at, length));
   }
 

@@ -29,6 +29,12 @@ const READ_BYTES_MIN = 256 * 1024;
 /** Largest item that is read as a whole: a RAM record with its block name, with room to spare. */
 const ITEM_BYTES_MAX = 16 * 1024;
 
+/** Room for what is said while pages are kept: a few bytes are, of a peer in order. */
+const INTERLUDE_BYTES = 2 * ITEM_BYTES_MAX;
+
+/** Stands for the interlude among the segments. */
+const INTERLUDE = -1;
+
 /** Bytes that have arrived and pages that wait. */
 export class Staging {
   /** Address of the page table. */
@@ -46,6 +52,9 @@ export class Staging {
   readonly #segmentsMax: number;
   readonly #segments: number[] = [];
   #current = 0;
+  /** A segment for what is said while pages are kept. */
+  readonly #interlude: number;
+  #kept = false;
 
   constructor(readonly kernels: KernelSet, options: StagingOptions = {}) {
     this.#segmentBytes = options.segmentBytes ?? 4 * 1024 * 1024;
@@ -56,6 +65,7 @@ export class Staging {
     }
     this.table = kernels.alloc(this.pagesMax * PAGE_ENTRY_BYTES);
     this.#segments.push(kernels.alloc(this.#segmentBytes));
+    this.#interlude = kernels.alloc(INTERLUDE_BYTES);
     this.position = this.end = this.#segments[0]!;
   }
 
@@ -66,6 +76,7 @@ export class Staging {
 
   /** True when the pages must be taken away before more can be read. */
   get full(): boolean {
+    if (this.#kept) return false;
     return this.pageCount >= this.pagesMax ||
       (this.#roomBytes < this.#readBytesMin && this.#current + 1 >= this.#segmentsMax &&
         this.pageCount > 0);
@@ -76,10 +87,11 @@ export class Staging {
    *
    * @throws {LocalProtocolError} when {@linkcode full}: nothing was changed
    */
-  space(): Uint8Array<ArrayBuffer> {
+  space(): Uint8Array {
     if (this.full) throw new LocalProtocolError("Cannot read on: the staging area is full");
-    if (this.pageCount === 0) this.#restart();
-    if (this.#roomBytes < this.#readBytesMin) this.#nextSegment();
+    if (this.#kept) this.#moveUnread(INTERLUDE);
+    else if (this.pageCount === 0) this.#restart();
+    else if (this.#roomBytes < this.#readBytesMin) this.#nextSegment();
     return this.kernels.bytes.subarray(this.end, this.#segmentEnd);
   }
 
@@ -102,9 +114,15 @@ export class Staging {
     this.pageCount++;
   }
 
+  /** The pages are all of one checkpoint: they stay until they are released, whatever is said. */
+  keepPages(): void {
+    this.#kept = true;
+  }
+
   /** Forget the pages: their bytes may be overwritten from the next {@linkcode space} on. */
   releasePages(): void {
     this.pageCount = 0;
+    this.#kept = false;
   }
 
   get #readBytesMin(): number {
@@ -112,6 +130,7 @@ export class Staging {
   }
 
   get #segmentEnd(): number {
+    if (this.#current === INTERLUDE) return this.#interlude + INTERLUDE_BYTES;
     return this.#segments[this.#current]! + this.#segmentBytes;
   }
 
@@ -136,7 +155,7 @@ export class Staging {
     if (unread > ITEM_BYTES_MAX) {
       throw new LocalProtocolError(`Cannot stage: ${unread} bytes were left unread`);
     }
-    const target = this.#segments[segment]!;
+    const target = segment === INTERLUDE ? this.#interlude : this.#segments[segment]!;
     this.kernels.copy(target, this.position, unread);
     this.#current = segment;
     this.position = target;

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import { Capture, type CaptureEvent } from "../../engine/checkpoint/capture.ts";
+import { PageEncoder } from "../../engine/checkpoint/page_encoder.ts";
 import { ColoError, StateError, StreamError } from "../../engine/errors.ts";
 import { ByteWriter } from "../../engine/stream/byte_writer.ts";
 import { RAM_FLAG, XBZRLE_ENCODING } from "../../engine/stream/format.ts";
@@ -89,6 +90,30 @@ Deno.test("Capture refuses to go on out of turn, and stays as it was", () => {
   assertThrows(() => newCapture().mirror, StateError);
 });
 
+Deno.test("Capture leaves a whole checkpoint where it is, whatever is said before it is taken", () => {
+  const pages = [0, 1, 2].map((page) => ({ block: 0, page, fill: 9 }));
+  // Of some of these sizes the next message is what fills the staging area.
+  for (let size = 1; size < 6000; size += 3) {
+    const capture = new Capture(new ReferenceKernels(), {
+      createKernels: () => new ReferenceKernels(),
+      staging: { segmentBytes: 20 * 1024, segmentsMax: 1, pagesMax: 64 },
+    });
+    feed(capture, initialStream([]));
+    feed(capture, REQUEST);
+    capture.reply();
+    feed(capture, checkpointStream(pages, device(new Uint8Array(size))).subarray(4));
+    capture.acknowledge();
+    const early = capture.hasEarlyPages;
+    const staged = capture.reader.staging.pageCount;
+    assertEquals(feed(capture, REQUEST), [{ type: "request" }]);
+    assertEquals(capture.hasEarlyPages, early, `${size} bytes of device state`);
+    assertEquals(capture.reader.staging.pageCount, staged);
+    assertThrows(() => capture.reply(), StateError, "Cannot begin");
+    encode(capture);
+    capture.reply();
+  }
+});
+
 Deno.test("Capture takes what a QEMU must not say for a StreamError", () => {
   const change = concat(
     new ByteWriter().u64(RAM_FLAG.XBZRLE).name("pc.ram").u8(XBZRLE_ENCODING).u16(3).finish(),
@@ -160,7 +185,7 @@ Deno.test("Capture survives 4,000 mutated streams with nothing but its own error
             whole++;
             capture.acknowledge();
             if (random(2) === 0) capture.absorb();
-            else for (const _ of capture.encodeDelta());
+            else encode(capture);
           }
         }
       }
@@ -172,6 +197,16 @@ Deno.test("Capture survives 4,000 mutated streams with nothing but its own error
   }
   assert(refused > 400 && whole > 400, `${refused} refused, ${whole} whole`);
 });
+
+/** Take the staged checkpoint as if it went to a secondary. */
+function encode(capture: Capture): void {
+  const { mirror } = capture;
+  const encoder = new PageEncoder(mirror.kernels, mirror.addEncoder());
+  for (const job of mirror.deltaJobs(capture.beginDelta().pages)) {
+    for (const _ of encoder.encode(job));
+  }
+  capture.endDelta();
+}
 
 /** As small as the sample allows, so that thousands can be made. */
 function small(): Capture {

@@ -2,8 +2,7 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import fc from "fast-check";
 import { Capture } from "../../engine/checkpoint/capture.ts";
 import { IncomingCheckpoint } from "../../engine/checkpoint/incoming.ts";
-import type { PlacedBlock } from "../../engine/stream/format.ts";
-import { RamRecords } from "../../engine/stream/ram_section.ts";
+import { type EncodeJob, PageEncoder } from "../../engine/checkpoint/page_encoder.ts";
 import { ReferenceKernels, WasmKernels } from "../../wasm/mod.ts";
 import {
   BLOCKS,
@@ -12,6 +11,7 @@ import {
   pageContent,
   type SamplePage,
 } from "../stream/sample.ts";
+import { applyRecords } from "./_ram.ts";
 
 const PAGES = 72;
 const SMALL = { segmentBytes: 64 * 1024, segmentsMax: 64, pagesMax: 512 };
@@ -29,29 +29,6 @@ function assertSame(actual: Ram, expected: Ram): void {
 
 function apply(ram: Ram, pages: readonly SamplePage[]): void {
   for (const { block, page, fill } of pages) ram[block * 64 + page] = pageContent(fill);
-}
-
-/** Apply chunks of RAM records as QEMU would. */
-function load(ram: Ram, blocks: readonly PlacedBlock[], chunk: Uint8Array): void {
-  const records = new RamRecords(blocks);
-  const kernels = new ReferenceKernels();
-  const [source, target] = [kernels.alloc(8192), kernels.alloc(4096)];
-  const copy = chunk.slice();
-  for (let at = 0; at < copy.length;) {
-    const record = records.read(new DataView(copy.buffer, at));
-    assert(record?.type === "page" || record?.type === "xbzrle", "not a whole record");
-    if (record.type === "xbzrle") {
-      kernels.bytes.set(copy.subarray(at + record.at, at + record.at + record.length), source);
-      kernels.bytes.set(ram[record.page]!, target);
-      assert(kernels.xbzrleDecode(source, record.length, target, 4096) > 0, "malformed XBZRLE");
-      ram[record.page] = kernels.bytes.slice(target, target + 4096);
-    } else if (record.at === 0) {
-      ram[record.page] = new Uint8Array(4096);
-    } else {
-      ram[record.page] = copy.slice(at + record.at, at + record.at + 4096);
-    }
-    at += record.recordBytes;
-  }
 }
 
 function feed(capture: Capture, bytes: Uint8Array) {
@@ -127,12 +104,16 @@ for (
             { length: PAGES },
             (_, page) => new Uint8Array(4096).fill(page < 64 ? 0 : 0xee),
           );
-          const seed = () => {
-            for (let chunk; (chunk = mirror.takeMissing(true)) !== undefined;) {
-              load(secondary, capture.blocks, chunk);
+          const encoder = new PageEncoder(mirror.kernels, mirror.addEncoder());
+          const loadJobs = (jobs: Iterable<EncodeJob>, incoming?: IncomingCheckpoint) => {
+            for (const job of jobs) {
+              for (const chunk of encoder.encode(job)) {
+                incoming?.pages(chunk.slice());
+                applyRecords(secondary, capture.blocks, chunk);
+              }
             }
           };
-          seed();
+          loadJobs(mirror.missingJobs(true));
           assertSame(secondary, guest);
           for (const { pages, sent } of checkpoints) {
             // QEMU sends a page once a checkpoint.
@@ -142,13 +123,11 @@ for (
             if (sent) {
               const incoming = new IncomingCheckpoint(BLOCKS);
               // Pages that were absorbed before and not sent yet go first.
-              for (let chunk; (chunk = mirror.takeMissing(false)) !== undefined;) {
-                load(secondary, capture.blocks, chunk);
-              }
-              for (const chunk of capture.encodeDelta()) {
-                incoming.pages(chunk.slice());
-                load(secondary, capture.blocks, chunk);
-              }
+              loadJobs(mirror.missingJobs(false));
+              const { pages: staged, ordered } = capture.beginDelta();
+              assertEquals(ordered, false, "no page comes twice");
+              loadJobs(mirror.deltaJobs(staged), incoming);
+              capture.endDelta();
               mirror.clearMissing();
               assertSame(secondary, guest);
             } else {
@@ -175,8 +154,29 @@ Deno.test("Capture drops nothing when a delta is abandoned half-way", () => {
   capture.mirror.clearMissing();
   const pages = Array.from({ length: 60 }, (_, page) => ({ block: 0, page, fill: 1 + page % 5 }));
   checkpoint(capture, pages);
-  for (const _ of capture.encodeDelta()) break;
+  const { mirror } = capture;
+  const encoder = new PageEncoder(mirror.kernels, mirror.addEncoder());
+  for (const job of mirror.deltaJobs(capture.beginDelta().pages)) {
+    for (const _ of encoder.encode(job)) break;
+    break;
+  }
+  assertEquals(capture.consistent, false, "some pages are in the mirror, and some are not");
   capture.absorb();
+  assert(capture.consistent);
   for (const { page, fill } of pages) assertEquals(capture.mirror.page(page), pageContent(fill));
   assertEquals(capture.mirror.missingPages, 60);
+});
+
+Deno.test("Capture says when a page comes twice in a checkpoint, so that order matters", () => {
+  const capture = new Capture(new ReferenceKernels(), {
+    createKernels: () => new ReferenceKernels(),
+    staging: SMALL,
+  });
+  feed(capture, initialStream([]));
+  capture.mirror.clearMissing();
+  const twice = [1, 2].map((fill) => ({ block: 0, page: 7, fill }));
+  checkpoint(capture, [...twice, { block: 0, page: 8, fill: 3 }]);
+  assertEquals(capture.beginDelta().ordered, true);
+  capture.absorb();
+  assertEquals(capture.mirror.page(7), pageContent(2));
 });

@@ -29,6 +29,7 @@ function checkpoint(epoch: number, pauseMs: number, dirtyPages: number): Checkpo
     wireBytes: 100 * epoch,
     pages: { unchanged: 0, zero: 0, xbzrle: 0, whole: dirtyPages },
     replicated: true,
+    micro: false,
   };
 }
 

@@ -64,7 +64,8 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
   replication: fc.record({
     mode: fc.constant("colo" as const),
     periodMs: fc.integer({ min: 1000, max: 600_000 }),
-    minIntervalMs: fc.integer({ min: 1, max: 1000 }),
+    microPeriodMs: fc.oneof(fc.constant(0), fc.integer({ min: 500, max: 999 })),
+    minIntervalMs: fc.integer({ min: 1, max: 500 }),
     pauseShareMax: fc.integer({ min: 1, max: 100 }).map((percent) => percent / 100),
     encryption: maybe(fc.constant("none" as const)),
     peer: maybe(address),
@@ -93,6 +94,7 @@ Deno.test("parseVmConfig fills in the defaults", () => {
   assertEquals(replication, {
     mode: "colo",
     periodMs: 500,
+    microPeriodMs: 0,
     minIntervalMs: 50,
     pauseShareMax: 0.05,
     encryption: undefined,
@@ -167,7 +169,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   [SMALLEST.replace("256", '"2000GiB"')]: `vm.memory is "2000GiB", ${MEMORY}`,
   [`${SMALLEST}kernal = "a"`]: "vm.kernal is not known: did you mean kernel",
   [`${SMALLEST}[replication]\nintervall = 5`]: "replication.intervall is not known " +
-    "(known: mode, period, minInterval, pauseShare, encryption, peer, listen)",
+    "(known: mode, period, microPeriod, minInterval, pauseShare, encryption, peer, listen)",
   [`${SMALLEST}cpus = 0`]: "vm.cpus is 0, but must be a whole number from 1 to 255",
   [`${SMALLEST}cpus = "two"`]: 'vm.cpus is "two", but must be a whole number from 1 to 255',
   [`${SMALLEST}accel = "hvf"`]: 'vm.accel is "hvf", but must be tcg or kvm',
@@ -219,6 +221,12 @@ const REFUSED: Readonly<Record<string, string>> = {
     "replication.period is 5, but must be a whole number from 10 to 600000",
   [`${SMALLEST}[replication]\nperiod = 100\nminInterval = 101`]:
     "replication.minInterval is 101, but must not exceed replication.period, which is 100",
+  [`${SMALLEST}[replication]\nperiod = 100\nmicroPeriod = 100`]:
+    "replication.microPeriod is 100, but must be shorter than replication.period, which is 100",
+  [`${SMALLEST}[replication]\nmicroPeriod = 30\nminInterval = 31`]:
+    "replication.minInterval is 31, but must not exceed replication.microPeriod, which is 30",
+  [`${SMALLEST}[replication]\nmicroPeriod = -1`]:
+    "replication.microPeriod is -1, but must be a whole number from 0 to 600000",
   [`${SMALLEST}[replication]\npeer = 7700`]: "replication.peer must be a text",
   [`${SMALLEST}[replication]\npeer = "7700"`]:
     'replication.peer is "7700": write it as 127.0.0.1:7700, [::1]:7700 or unix:/path',
@@ -300,9 +308,11 @@ Deno.test("parseVmConfig takes QEMU's own versioned machines of x86", () => {
   }
 });
 
-Deno.test("parseVmConfig lowers minInterval with a short period", () => {
+Deno.test("parseVmConfig lowers minInterval with a short period or microPeriod", () => {
   const { replication } = parseVmConfig(`${SMALLEST}[replication]\nperiod = 20`, PATH);
   assertEquals([replication.periodMs, replication.minIntervalMs], [20, 20]);
+  const micro = parseVmConfig(`${SMALLEST}[replication]\nmicroPeriod = 30`, PATH).replication;
+  assertEquals([micro.microPeriodMs, micro.minIntervalMs], [30, 30]);
 });
 
 Deno.test("parseVmConfig takes a relative unix socket from the file's directory", () => {

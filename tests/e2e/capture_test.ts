@@ -1,5 +1,11 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Capture, type CaptureEvent } from "../../engine/checkpoint/capture.ts";
+import {
+  addCounts,
+  NO_PAGES,
+  type PageCounts,
+  PageEncoder,
+} from "../../engine/checkpoint/page_encoder.ts";
 import { LiveReplica, type ReplicaEffect } from "../../engine/checkpoint/live_replica.ts";
 import { parseVmConfig } from "../../engine/config/mod.ts";
 import { CapturePort } from "../../engine/host/capture_port.ts";
@@ -49,6 +55,9 @@ class Pair implements AsyncDisposable {
   readonly captured = new Next<CaptureEvent>();
   readonly loaded = new Next<number>();
   readonly #replica = new LiveReplica();
+  #encoder: PageEncoder | undefined;
+  /** How the pages of the last checkpoint were encoded. */
+  counts: PageCounts = NO_PAGES;
   #tcg = false;
   #vms: Vm[] = [];
   #capturePort: CapturePort | undefined;
@@ -109,8 +118,11 @@ class Pair implements AsyncDisposable {
     const { mirror, machine, blocks, deviceState } = this.capture;
     mirror.markAllMissing();
     this.#do(this.#replica.seedBegin(machine, blocks, 2));
-    for (let chunk; (chunk = mirror.takeMissing(true)) !== undefined;) {
-      if (chunk.length > 0) this.#do(this.#replica.seedPages(chunk.slice()));
+    this.#encoder = new PageEncoder(mirror.kernels, mirror.addEncoder());
+    for (const job of mirror.missingJobs(true)) {
+      for (const chunk of this.#encoder.encode(job)) {
+        this.#do(this.#replica.seedPages(chunk.slice()));
+      }
     }
     this.#do(this.#replica.seedCommit(0, deviceState));
     assertEquals(await this.loaded.take(), 0);
@@ -125,9 +137,13 @@ class Pair implements AsyncDisposable {
     const whole = await this.captured.take();
     assert(whole.type === "whole");
     this.#capturePort!.write(capture.acknowledge());
-    capture.mirror.resetCounts();
     const chunks: Uint8Array[] = [];
-    for (const chunk of capture.encodeDelta()) chunks.push(chunk.slice());
+    this.counts = NO_PAGES;
+    for (const job of capture.mirror.deltaJobs(capture.beginDelta().pages)) {
+      for (const chunk of this.#encoder!.encode(job)) chunks.push(chunk.slice());
+      this.counts = addCounts(this.counts, this.#encoder!.counts(job));
+    }
+    capture.endDelta();
     const { epoch } = whole;
     this.#do(this.#replica.load({ epoch, chunks, deviceState: capture.deviceState }));
     assertEquals(await this.loaded.take(), epoch);
@@ -185,7 +201,7 @@ Deno.test("after each load the secondary's memory is the mirror's, page by page"
   const sent = { whole: 0, zero: 0, xbzrle: 0, unchanged: 0 };
   const checkpoint = async (afterMs: number) => {
     await pair.checkpoint(afterMs);
-    const { counts } = pair.capture.mirror;
+    const { counts } = pair;
     for (const kind of ["whole", "zero", "xbzrle", "unchanged"] as const) {
       sent[kind] += counts[kind];
     }

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
+import type { CheckpointPolicyOptions } from "../../engine/checkpoint/policy.ts";
 import { StateError } from "../../engine/errors.ts";
 import {
   type PrimaryEffect,
@@ -11,6 +12,7 @@ import {
 } from "../../engine/failover/primary.ts";
 
 const OPTIONS = { periodMs: 500, minIntervalMs: 50 };
+const MICRO_OPTIONS = { ...OPTIONS, microPeriodMs: 100 };
 
 const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "initial": { type: "initial" },
@@ -77,8 +79,11 @@ function describe(effects: readonly PrimaryEffect[]): string {
   return words.join(",") || "-";
 }
 
-function machineIn(phase: PrimaryPhase): PrimaryMachine {
-  const machine = new PrimaryMachine(OPTIONS, 0);
+function machineIn(
+  phase: PrimaryPhase,
+  options: CheckpointPolicyOptions = OPTIONS,
+): PrimaryMachine {
+  const machine = new PrimaryMachine(options, 0);
   for (const type of WAYS[phase]) machine.step(EVENTS[type], 0);
   assertEquals(machine.phase, phase);
   return machine;
@@ -145,6 +150,56 @@ Deno.test("PrimaryMachine takes no checkpoint before the secondary holds the las
   ]);
 });
 
+/** QEMU asks for a checkpoint, which is taken as soon as it is due; when, and what became of it. */
+function take(machine: PrimaryMachine, epoch: number, nowMs: number): [number, PrimaryEffect] {
+  const [first] = machine.step(EVENTS.request, nowMs);
+  assert(first !== undefined);
+  const beganMs = first.type === "wake" ? first.atMs : nowMs;
+  if (first.type === "wake") {
+    assertEquals(machine.step(EVENTS.tick, beganMs), [{ type: "reply" }]);
+  }
+  const [acknowledge, fate] = machine.step({ type: "whole", epoch }, beganMs);
+  assertEquals(acknowledge, { type: "acknowledge" });
+  machine.step({ type: "committed", epoch }, beganMs);
+  return [beganMs, fate!];
+}
+
+Deno.test("PrimaryMachine takes micro-checkpoints between those that are loaded", () => {
+  const machine = machineIn("protected", MICRO_OPTIONS);
+  let nowMs = 0;
+  for (let epoch = 2; epoch < 12; epoch++) {
+    const [beganMs, fate] = take(machine, epoch, nowMs);
+    assertEquals(beganMs, nowMs + 100);
+    assertEquals(fate, { type: "send", epoch, load: beganMs % 500 === 0 });
+    nowMs = beganMs;
+  }
+});
+
+Deno.test("PrimaryMachine takes micro-checkpoints only when a secondary can hold them", () => {
+  for (const phase of ["alone", "seeding"] as const) {
+    const [beganMs, fate] = take(machineIn(phase, MICRO_OPTIONS), 2, 0);
+    assertEquals([beganMs, fate.type], [500, "absorb"], phase);
+  }
+  const machine = machineIn("joining", MICRO_OPTIONS);
+  machine.step(EVENTS.committed, 0);
+  assertEquals(take(machine, 2, 0), [100, { type: "send", epoch: 2, load: false }]);
+  // The secondary is lost: the period counts again, from the last that was loaded.
+  machine.step(EVENTS["replica-lost"], 110);
+  assertEquals(take(machine, 3, 110), [500, { type: "absorb" }]);
+});
+
+Deno.test("PrimaryMachine follows a micro-checkpoint with one to be loaded when that is demanded", () => {
+  const machine = machineIn("protected", MICRO_OPTIONS);
+  machine.step(EVENTS.request, 0);
+  assertEquals(machine.step(EVENTS.tick, 100), [{ type: "reply" }]);
+  machine.step(EVENTS.demand, 101);
+  const micro = { type: "send", epoch: 2, load: false };
+  assertEquals(machine.step({ type: "whole", epoch: 2 }, 105)[1], micro as PrimaryEffect);
+  machine.step({ type: "committed", epoch: 2 }, 110);
+  assertEquals(take(machine, 3, 111), [150, { type: "send", epoch: 3, load: true }]);
+  assertEquals(take(machine, 4, 151), [250, { type: "send", epoch: 4, load: false }]);
+});
+
 Deno.test("PrimaryMachine lets the last pass of a seed come before the next checkpoint", () => {
   const held = (passes: readonly number[]) => {
     const machine = machineIn("seeding");
@@ -170,10 +225,16 @@ Deno.test("PrimaryMachine takes the held checkpoint when the secondary is lost w
 
 /** The rules that hold whatever happens, checked effect by effect. */
 class Rules {
+  constructor(readonly options: CheckpointPolicyOptions) {}
   #requested = false;
   #inFlight: number | undefined;
   #replica = false;
   #lastReplyMs = 0;
+  #lastLoadMs = 0;
+  /** Whether the checkpoint that was begun last must be loaded. */
+  #mustLoad = true;
+  #demanded = false;
+  micros = 0;
   /** A checkpoint whose fate is open: it was acknowledged, but neither taken in nor sent. */
   #open = false;
   phase: PrimaryPhase = "starting";
@@ -182,6 +243,7 @@ class Rules {
   before(event: PrimaryEvent): void {
     if (this.phase === "ended") return;
     if (event.type === "request") this.#requested = true;
+    if (event.type === "demand") this.#demanded = true;
     if (event.type === "replica-ready" && this.phase === "alone") this.#replica = true;
     if (event.type === "replica-lost" || event.type === "capture-lost") {
       this.#inFlight = undefined;
@@ -202,6 +264,12 @@ class Rules {
     assert(!this.#open, "acknowledged, and then forgotten");
   }
 
+  #send(what: string, epoch: number): void {
+    assert(this.#replica, `${what} to a secondary that is lost`);
+    this.#inFlight = epoch;
+    this.#open = false;
+  }
+
   #take(effect: PrimaryEffect, nowMs: number): void {
     switch (effect.type) {
       case "reply":
@@ -211,6 +279,10 @@ class Rules {
         assert(["alone", "seeding", "joining", "protected"].includes(this.phase), this.phase);
         this.#requested = false;
         this.#lastReplyMs = nowMs;
+        this.#mustLoad = this.#demanded || !["joining", "protected"].includes(this.phase) ||
+          nowMs - this.#lastLoadMs >= this.options.periodMs || !this.options.microPeriodMs;
+        this.#demanded = false;
+        if (this.#mustLoad) this.#lastLoadMs = nowMs;
         break;
       case "acknowledge":
         this.#open = true;
@@ -219,10 +291,13 @@ class Rules {
         this.#open = false;
         break;
       case "send":
+        if (this.#mustLoad) assert(effect.load, "it is only held");
+        if (effect.load) this.#lastLoadMs = this.#lastReplyMs;
+        else this.micros++;
+        this.#send(effect.type, effect.epoch);
+        break;
       case "commit-seed":
-        assert(this.#replica, `${effect.type} to a secondary that is lost`);
-        this.#inFlight = effect.epoch;
-        this.#open = false;
+        this.#send(effect.type, effect.epoch);
         break;
       case "seed":
         assert(this.#replica, "a seed to a secondary that is lost");
@@ -255,11 +330,12 @@ Deno.test("PrimaryMachine keeps its rules, and stays as it was after an impossib
         maxLength: 200,
         size: "max",
       }),
-      (steps) => {
-        const machine = new PrimaryMachine(OPTIONS, 0);
+      fc.constantFrom(OPTIONS, MICRO_OPTIONS),
+      (steps, options) => {
+        const machine = new PrimaryMachine(options, 0);
         // It is given no event that the first one refuses: both must do the same from there on.
-        const undisturbed = new PrimaryMachine(OPTIONS, 0);
-        const rules = new Rules();
+        const undisturbed = new PrimaryMachine(options, 0);
+        const rules = new Rules(options);
         let nowMs = 0;
         for (const { event, waitMs } of steps) {
           nowMs += waitMs;
@@ -288,8 +364,8 @@ Deno.test("PrimaryMachine keeps its rules, and stays as it was after an impossib
 
 /** A QEMU, a link and a secondary as they behave: only what can happen next does. */
 class World {
-  readonly machine = new PrimaryMachine(OPTIONS, 0);
-  readonly rules = new Rules();
+  readonly machine = new PrimaryMachine(MICRO_OPTIONS, 0);
+  readonly rules = new Rules(MICRO_OPTIONS);
   nowMs = 0;
   protectedOnce = false;
   epoch = 0;
@@ -396,18 +472,25 @@ class World {
   }
 }
 
-const chances = fc.array(fc.record({ choice: fc.nat(10_000), waitMs: fc.nat(400) }), {
-  maxLength: 150,
-  size: "max",
-});
+const chances = fc.array(
+  fc.record({ choice: fc.nat(10_000), waitMs: fc.oneof(fc.nat(60), fc.nat(400)) }),
+  {
+    maxLength: 150,
+    size: "max",
+  },
+);
 
 Deno.test("PrimaryMachine serves a QEMU and a secondary, whatever they do next", () => {
   let runs = 0;
+  let micros = 0;
   fc.assert(
     fc.property(chances, (steps) => {
       const world = new World();
       for (const { choice, waitMs } of steps) {
-        const events = world.possible();
+        // So rarely is the secondary lost that something happens meanwhile.
+        const events = world.possible().filter(({ type }) =>
+          type !== "replica-lost" || choice % 5 === 0
+        );
         // Now and then the capture breaks, which is possible at any time.
         const event: PrimaryEvent = choice % 41 === 40
           ? { type: "capture-lost", reason: "broken" }
@@ -415,10 +498,12 @@ Deno.test("PrimaryMachine serves a QEMU and a secondary, whatever they do next",
         world.happen(event, waitMs);
       }
       if (world.protectedOnce) runs++;
+      micros += world.rules.micros;
     }),
     { numRuns: 300 },
   );
   assert(runs > 50, `only ${runs} runs came to be protected`);
+  assert(micros > 50, `only ${micros} micro-checkpoints`);
 });
 
 Deno.test("PrimaryMachine always comes to be protected when nothing breaks any more", () => {

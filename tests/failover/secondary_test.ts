@@ -8,6 +8,7 @@ import {
   type SecondaryPhase,
 } from "../../engine/failover/secondary.ts";
 import { PAGE_BYTES } from "../../engine/limits.ts";
+import type { CommitPayload } from "../../engine/link/messages.ts";
 import { pong, shut } from "../../engine/stream/return_path.ts";
 import { coloMessage } from "../../engine/stream/writer.ts";
 import {
@@ -23,7 +24,12 @@ import { ModelSecondary } from "./model_secondary.ts";
 
 const DEVICE_STATE = concat(device(Uint8Array.of(1, 2, 3)), Uint8Array.of(0));
 const SEED = { machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 };
-const EMPTY_TOTALS = { pagesFrames: 0, pageBytes: 0, deviceStateBytes: DEVICE_STATE.length };
+const EMPTY_TOTALS = {
+  pagesFrames: 0,
+  pageBytes: 0,
+  deviceStateBytes: DEVICE_STATE.length,
+  load: true,
+};
 
 const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
   "qemu-ready": { type: "qemu-ready" },
@@ -196,6 +202,120 @@ Deno.test("SecondaryMachine takes over after the load that is under way, whereve
   }
 });
 
+/** A checkpoint of one page, in three events. */
+function checkpoint(epoch: number, page: SamplePage, load: boolean): SecondaryEvent[] {
+  const chunk = records([page]);
+  const commit = { ...EMPTY_TOTALS, pagesFrames: 1, pageBytes: chunk.length, load };
+  return [
+    { type: "pages", chunk },
+    EVENTS["device-state"],
+    { type: "commit", epoch, commit },
+  ];
+}
+
+function stepAll(machine: SecondaryMachine, events: readonly SecondaryEvent[]): SecondaryEffect[] {
+  return events.flatMap((event) => machine.step(event));
+}
+
+/** QEMU goes through one load; returns what it was given. */
+function loadOnce(machine: SecondaryMachine): { load: Uint8Array; after: SecondaryEffect[] } {
+  machine.step({ type: "prepared" });
+  const answer = (bytes: Uint8Array) => machine.step({ type: "qemu-answer", bytes });
+  const load = written(answer(coloMessage("checkpoint-reply")));
+  answer(coloMessage("vmstate-received"));
+  return { load, after: answer(coloMessage("vmstate-loaded")) };
+}
+
+/** How often a piece of bytes occurs, and where first. */
+function find(bytes: Uint8Array, piece: Uint8Array): { count: number; first: number } {
+  const places = [...bytes.keys()].filter((at) => piece.every((byte, i) => bytes[at + i] === byte));
+  return { count: places.length, first: places[0] ?? -1 };
+}
+
+Deno.test("SecondaryMachine only holds micro-checkpoints, and loads them all with the next one", () => {
+  const machine = machineIn("protecting");
+  const pages = [1, 3, 5].map((fill) => ({ block: 0, page: fill, fill }));
+  for (const [index, page] of pages.slice(0, 2).entries()) {
+    assertEquals(stepAll(machine, checkpoint(2 + index, page, false)), [
+      { type: "tell-committed", epoch: 2 + index },
+    ]);
+  }
+  assertEquals(stepAll(machine, checkpoint(4, pages[2]!, true)), [
+    { type: "tell-committed", epoch: 4 },
+    { type: "prepare" },
+  ]);
+  const { load, after } = loadOnce(machine);
+  const found = pages.map((page) => find(load, records([page])));
+  assertEquals(found.map(({ count }) => count), [1, 1, 1]);
+  const order = found.map(({ first }) => first);
+  assertEquals(order, order.toSorted((a, b) => a - b), "records in the order of the checkpoints");
+  assertEquals(find(load, DEVICE_STATE).count, 1, "one device state");
+  assertEquals(after, [{ type: "tell-loaded", epoch: 4 }], "the others are passed over");
+});
+
+Deno.test("SecondaryMachine merges what comes while a load is under way into the next one", () => {
+  const machine = machineIn("protecting");
+  const page = { block: 0, page: 1, fill: 1 };
+  stepAll(machine, checkpoint(2, page, true));
+  machine.step({ type: "prepared" });
+  // QEMU has been asked, and given nothing yet: this one still goes with it.
+  assertEquals(types(stepAll(machine, checkpoint(3, page, true))), ["tell-committed"]);
+  const reply = { type: "qemu-answer", bytes: coloMessage("checkpoint-reply") } as const;
+  assertEquals(find(written(machine.step(reply)), records([page])).count, 2);
+  for (const [epoch, load] of [[4, true], [5, false], [6, true]] as const) {
+    assertEquals(types(stepAll(machine, checkpoint(epoch, page, load))), ["tell-committed"]);
+  }
+  const loaded = { type: "qemu-answer", bytes: coloMessage("vmstate-loaded") } as const;
+  assertEquals(machine.step(loaded), [{ type: "tell-loaded", epoch: 3 }, { type: "prepare" }]);
+  const { load, after } = loadOnce(machine);
+  assertEquals(find(load, records([page])).count, 3);
+  assertEquals(after, [{ type: "tell-loaded", epoch: 6 }]);
+});
+
+Deno.test("SecondaryMachine loads what it only held before it takes over, and when the link breaks", () => {
+  const page = { block: 0, page: 1, fill: 1 };
+  for (const first of ["primary-lost", "link-lost"] as const) {
+    const machine = machineIn("protecting");
+    stepAll(machine, checkpoint(2, page, false));
+    stepAll(machine, checkpoint(3, page, false));
+    const phase = first === "primary-lost" ? ">taking-over" : ">orphaned";
+    assertEquals(describe(machine.step(EVENTS[first])), `${phase},prepare`);
+    if (first === "link-lost") machine.step(EVENTS["primary-lost"]);
+    const { load, after } = loadOnce(machine);
+    assertEquals(find(load, records([page])).count, 2);
+    assertEquals(describe(after), "tell-loaded,takeover");
+    assertEquals(machine.epoch, 3);
+  }
+});
+
+Deno.test("SecondaryMachine loads micro-checkpoints that came before its seed was loaded", () => {
+  const machine = machineIn("seeding");
+  stepAll(machine, [EVENTS["device-state"], EVENTS.commit]);
+  stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, false));
+  machine.step(EVENTS["primary-lost"]);
+  assertEquals(machine.step(READY), [{ type: "tell-loaded", epoch: 1 }, { type: "prepare" }]);
+  assertEquals(describe(loadOnce(machine).after), "tell-loaded,takeover");
+  assertEquals(machine.epoch, 2);
+});
+
+Deno.test("SecondaryMachine loads unasked, and has the primary wait, when it holds too much", () => {
+  const machine = new SecondaryMachine(9000);
+  stepAll(machine, TO_PROTECTING);
+  const page = { block: 0, page: 1, fill: 1 };
+  assertEquals(types(stepAll(machine, checkpoint(2, page, false))), ["tell-committed"]);
+  assertEquals(types(stepAll(machine, checkpoint(3, page, false))), ["tell-committed"]);
+  assertEquals(types(stepAll(machine, checkpoint(4, page, false))), ["prepare"]);
+  assertEquals(types(machine.step({ type: "prepared" })), ["write"]);
+  const early = checkpoint(5, page, false);
+  assertEquals(stepAll(machine, early.slice(0, 2)), []);
+  assertThrows(() => machine.step(early[2]!), WireError, "4 has not been answered");
+  const reply = { type: "qemu-answer", bytes: coloMessage("checkpoint-reply") } as const;
+  assertEquals(types(machine.step(reply)), ["tell-committed", "write"]);
+  assertEquals(types(stepAll(machine, early.slice(2))), ["tell-committed"]);
+  const loaded = { type: "qemu-answer", bytes: coloMessage("vmstate-loaded") } as const;
+  assertEquals(machine.step(loaded), [{ type: "tell-loaded", epoch: 4 }], "5 is held");
+});
+
 Deno.test("SecondaryMachine takes over from a seed that it holds as a whole", () => {
   const machine = machineIn("seeding");
   machine.step(EVENTS["device-state"]);
@@ -207,7 +327,7 @@ Deno.test("SecondaryMachine takes over from a seed that it holds as a whole", ()
 
 Deno.test("SecondaryMachine is taken in by nothing that a primary must not send", () => {
   const good = records([{ block: 0, page: 1, fill: 1 }]);
-  const totals = { pagesFrames: 1, pageBytes: good.length, deviceStateBytes: DEVICE_STATE.length };
+  const totals = { ...EMPTY_TOTALS, pagesFrames: 1, pageBytes: good.length };
   const pages = (chunk: Uint8Array): SecondaryEvent[] => [{ type: "pages", chunk }];
   const commit = (changes: Partial<typeof totals>): SecondaryEvent[] => [
     { type: "pages", chunk: good },
@@ -302,11 +422,16 @@ Deno.test("SecondaryMachine restarts a QEMU that answers what is not due, and se
 /** The guest's memory, all blocks one after another. */
 type Ram = readonly Uint8Array[];
 
+/** So few that a secondary comes to hold more. */
+const HELD_BYTES_MAX = 20_000;
+
 /** A primary, a link that delivers in order, the machine, and a QEMU: whatever comes next, comes. */
 class World {
-  readonly machine = new SecondaryMachine();
+  readonly machine = new SecondaryMachine(HELD_BYTES_MAX);
   takeOvers = 0;
   loadsSeen = 0;
+  merged = 0;
+  withheld = 0;
   seeds = 0;
   #qemu: ModelSecondary | undefined = new ModelSecondary();
   #preparing = false;
@@ -320,15 +445,22 @@ class World {
   readonly #committedRam = new Map<number, Ram>();
   readonly #committed: number[] = [];
   readonly #told: number[] = [];
-  readonly #loaded: number[] = [];
   /** Commits that the machine has taken since the seed. */
   #taken: number[] = [];
+  /** How many of them QEMU has been given. */
+  #given = 0;
+  /** Bytes of those that it has not been given, and whether they may be loaded. */
+  #heldBytes = 0;
+  #wanted = false;
+  /** The primary has not been told of its last commit. */
+  #inFlight = false;
 
   do(choice: number, pages: readonly SamplePage[]): void {
     const actions = [
       () => this.#connect(),
-      () => this.#checkpoint(pages),
-      () => this.#checkpoint(pages),
+      () => this.#checkpoint(pages, true),
+      () => this.#checkpoint(pages, false),
+      () => this.#checkpoint(pages, false),
       () => this.#deliver(1),
       () => this.#deliver(2),
       () => this.#deliver(100),
@@ -346,23 +478,33 @@ class World {
 
   /** The primary is lost; then everything that is still under way happens. */
   end(): void {
+    if (this.machine.phase === "protecting") {
+      this.#settle();
+      assert(!this.#wanted, "what is to be loaded was not");
+    }
     const phase = this.machine.phase;
     const canTakeOver = phase === "protecting" || phase === "orphaned";
     const heldWhole = this.#taken.at(-1);
     const seedHeld = phase === "seeding" && this.#taken.length > 0;
+    this.#wanted = true;
     this.#step({ type: "primary-lost", reason: "killed" });
     // What was on the way comes too late.
     this.#deliver(1000);
-    for (let round = 0; round < 100; round++) {
-      this.#answer(1000);
-      this.#prepared();
-    }
+    this.#settle();
     assertEquals(this.takeOvers, canTakeOver || seedHeld ? 1 : 0, phase);
     if (this.takeOvers === 0) return;
     assertEquals(this.machine.epoch, heldWhole, "it runs from the last that was whole");
     assert(this.#qemu!.atRest, "QEMU is left in the middle of something");
     this.#step({ type: "promoted" });
     assertEquals(this.machine.phase, "promoted");
+  }
+
+  /** Everything happens that QEMU does by itself. */
+  #settle(): void {
+    for (let round = 0; round < 100; round++) {
+      this.#answer(1000);
+      this.#prepared();
+    }
   }
 
   #connect(): void {
@@ -376,7 +518,9 @@ class World {
     if (!this.#linked) return;
     this.#linked = false;
     this.#ready = false;
+    this.#inFlight = false;
     this.#wire = [];
+    this.#wanted = true;
     this.#step({ type: "link-lost", reason: "cut" });
   }
 
@@ -392,8 +536,9 @@ class World {
   }
 
   /** The primary sends a seed, or the next checkpoint; each page is a chunk of its own or not. */
-  #checkpoint(pages: readonly SamplePage[]): void {
-    if (!this.#linked || !this.#ready) return;
+  #checkpoint(pages: readonly SamplePage[], load: boolean): void {
+    if (!this.#linked || !this.#ready || this.#inFlight) return;
+    this.#inFlight = true;
     const guest = this.#seeded
       ? this.#guest.slice()
       : Array.from({ length: 72 }, (_, page) =>
@@ -416,7 +561,7 @@ class World {
       {
         type: "commit",
         epoch: this.#epoch,
-        commit: { pagesFrames: chunks.length, pageBytes, deviceStateBytes: state.length },
+        commit: { pagesFrames: chunks.length, pageBytes, deviceStateBytes: state.length, load },
       },
     );
   }
@@ -433,16 +578,25 @@ class World {
         return;
       }
       const late = ["taking-over", "promoted"].includes(this.machine.phase);
-      if (event.type === "commit" && !late) {
-        this.#committed.push(event.epoch);
-        this.#taken.push(event.epoch);
-      }
+      if (event.type === "commit" && !late) this.#take(event.epoch, event.commit);
       if (event.type === "seed-begin" && !late) {
         this.#taken = [];
+        this.#given = 0;
+        this.#heldBytes = 0;
+        this.#wanted = false;
         this.seeds++;
       }
       this.#step(event);
+      if (event.type === "commit" && this.#inFlight && !late) this.withheld++;
     }
+  }
+
+  #take(epoch: number, { load, pageBytes, deviceStateBytes }: CommitPayload): void {
+    this.#committed.push(epoch);
+    this.#taken.push(epoch);
+    if (this.#taken.length === 1) return;
+    this.#heldBytes += pageBytes;
+    this.#wanted ||= load || this.#heldBytes + deviceStateBytes > HELD_BYTES_MAX;
   }
 
   #answer(count: number): void {
@@ -472,22 +626,20 @@ class World {
         break;
       }
       case "prepare":
+        assert(this.#wanted, "a load that nobody asked for");
         this.#preparing = true;
         break;
       case "tell-ready":
         this.#ready = true;
         break;
       case "tell-committed":
+        assertEquals(effect.epoch, this.#committed.at(-1));
+        assert(this.#told.at(-1) !== effect.epoch, "told twice");
         this.#told.push(effect.epoch);
-        assertEquals(this.#told, this.#committed, "told once for each commit");
+        this.#inFlight = false;
         break;
       case "tell-loaded":
-        this.#loaded.push(effect.epoch);
-        assertEquals(
-          effect.epoch,
-          this.#taken[this.#loadedSinceSeed++],
-          "loaded in the order of the commits",
-        );
+        assertEquals(effect.epoch, this.#taken[this.#given - 1], "loaded is what QEMU was given");
         break;
       case "take-over":
         this.takeOvers++;
@@ -497,8 +649,9 @@ class World {
         this.#qemu = undefined;
         this.#preparing = false;
         this.#ready = false;
+        this.#inFlight = false;
         this.#taken = [];
-        this.#loadedSinceSeed = 0;
+        this.#given = 0;
         break;
       case "tell-failed":
         // The primary's engine drops the link then.
@@ -506,9 +659,8 @@ class World {
         break;
     }
   }
-  #loadedSinceSeed = 0;
 
-  /** What QEMU runs from is a committed checkpoint, byte for byte. */
+  /** What QEMU runs from is the last committed checkpoint, byte for byte. */
   #checkLoad(deviceState: Uint8Array, ram: Ram): void {
     this.loadsSeen++;
     const epoch = this.#taken.find((epoch) =>
@@ -516,7 +668,12 @@ class World {
         byte === deviceState[at]
       )
     );
+    assertEquals(epoch, this.#taken.at(-1), "a load is of all that is held");
     assert(epoch !== undefined, "a load of what was never committed");
+    this.merged += this.#taken.length - this.#given - 1;
+    this.#given = this.#taken.length;
+    this.#heldBytes = 0;
+    this.#wanted = false;
     const expected = this.#committedRam.get(epoch)!;
     const differing = expected.flatMap((page, index) =>
       page.every((byte, at) => byte === ram[index]![at]) ? [] : [index]
@@ -530,13 +687,13 @@ const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
   fc.record({ block: fc.constant(1), page: fc.nat(7), fill: fc.nat(4) }),
 );
 
-Deno.test("SecondaryMachine gives QEMU whole checkpoints in their order, whatever comes when", () => {
-  const seen = { takeOvers: 0, loads: 0, seeds: 0 };
+Deno.test("SecondaryMachine gives QEMU whole checkpoints, all that it holds, whatever comes when", () => {
+  const seen = { takeOvers: 0, loads: 0, seeds: 0, merged: 0, withheld: 0 };
   fc.assert(
     fc.property(
       fc.array(
         fc.record({ choice: fc.nat(10_000), pages: fc.array(samplePage, { maxLength: 6 }) }),
-        { maxLength: 80, size: "max" },
+        { maxLength: 160, size: "max" },
       ),
       (steps) => {
         const world = new World();
@@ -545,10 +702,13 @@ Deno.test("SecondaryMachine gives QEMU whole checkpoints in their order, whateve
         seen.takeOvers += world.takeOvers;
         seen.loads += world.loadsSeen;
         seen.seeds += world.seeds;
+        seen.merged += world.merged;
+        seen.withheld += world.withheld;
       },
     ),
     { numRuns: 300 },
   );
-  const enough = seen.takeOvers > 20 && seen.loads > 200 && seen.seeds > 100;
+  const enough = seen.takeOvers > 20 && seen.loads > 200 && seen.seeds > 100 &&
+    seen.merged > 100 && seen.withheld > 5;
   assert(enough, `too little happened: ${JSON.stringify(seen)}`);
 });

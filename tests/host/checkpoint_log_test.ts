@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert/mod.js";
-import type { PageCounts } from "../../engine/checkpoint/mirror.ts";
+import type { PageCounts } from "../../engine/checkpoint/page_encoder.ts";
 import { CheckpointLog } from "../../engine/host/checkpoint_log.ts";
 import type { CheckpointReport, Report } from "../../engine/host/report.ts";
 
@@ -23,7 +23,7 @@ function facts(log: CheckpointLog, epoch: number) {
       log.captured(epoch, 10 * epoch);
       log.resumed(1000 * epoch + epoch);
     },
-    sent: () => log.sent(epoch, PAGES, 100 * epoch),
+    sent: () => log.sent(epoch, PAGES, 100 * epoch, epoch % 3 === 0),
     committed: () => log.committed(epoch),
   };
 }
@@ -37,6 +37,7 @@ const replicated = (epoch: number): Omit<CheckpointReport, "atMs"> => ({
   wireBytes: 100 * epoch,
   pages: PAGES,
   replicated: true,
+  micro: epoch % 3 === 0,
 });
 
 Deno.test("CheckpointLog reports a checkpoint once, when the last of it is known", () => {
@@ -57,7 +58,7 @@ Deno.test("CheckpointLog waits for the pause to end even when the secondary is f
   const { log, reports } = newLog();
   log.stopped(1000);
   log.captured(1, 10);
-  log.sent(1, PAGES, 100);
+  log.sent(1, PAGES, 100, false);
   log.committed(1);
   assertEquals(reports, []);
   log.resumed(1001);
@@ -79,7 +80,14 @@ Deno.test("CheckpointLog says of a checkpoint without a secondary that it is not
     wireBytes: 0,
     pages: { unchanged: 0, zero: 0, xbzrle: 0, whole: 0 },
     replicated: false,
+    micro: false,
   }]);
+});
+
+Deno.test("CheckpointLog says which checkpoints are micro-checkpoints", () => {
+  const { log, reports } = newLog();
+  for (const epoch of [2, 3, 4]) Object.values(facts(log, epoch)).forEach((step) => step());
+  assertEquals(reports.map(({ micro }) => micro), [false, true, false]);
 });
 
 Deno.test("CheckpointLog gives each checkpoint its own pause", () => {

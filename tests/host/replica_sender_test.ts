@@ -12,8 +12,11 @@ import {
   type SecondaryEvent,
   SecondaryMachine,
 } from "../../engine/failover/secondary.ts";
+import type { Mirror } from "../../engine/checkpoint/mirror.ts";
+import { NO_PAGES, type PageCounts } from "../../engine/checkpoint/page_encoder.ts";
+import { type Encoder, InlineEncoder } from "../../engine/host/encoder.ts";
 import { ReplicaSender } from "../../engine/host/replica_sender.ts";
-import type { Message } from "../../engine/link/mod.ts";
+import { decodeMessage, FrameDecoder, type Message } from "../../engine/link/mod.ts";
 import { ReferenceKernels } from "../../wasm/mod.ts";
 import { ModelSecondary } from "../failover/model_secondary.ts";
 import {
@@ -46,7 +49,31 @@ function newCapture(): Capture {
     createKernels: () => new ReferenceKernels(),
     firstShardBytes: 40 * 4096,
     staging: STAGING,
+    jobPages: 3,
   });
+}
+
+/** Encodes two jobs at a time, each some turns after it was asked for, as two workers would. */
+class TwoLanes implements Encoder {
+  readonly #lanes: readonly InlineEncoder[];
+
+  constructor(mirror: Mirror) {
+    this.#lanes = [1, 2].map(() => new InlineEncoder(mirror, new ReferenceKernels()));
+  }
+
+  async run(...[jobs, epoch, ordered, take]: Parameters<Encoder["run"]>): Promise<PageCounts> {
+    const shared = jobs[Symbol.iterator]();
+    const later = async (lane: InlineEncoder, turns: number) => {
+      for (let next; !(next = shared.next()).done;) {
+        for (; turns > 0; turns--) await null;
+        await lane.run([next.value], epoch, ordered, take);
+      }
+    };
+    const lanes = ordered ? this.#lanes.slice(0, 1) : this.#lanes;
+    const ends = await Promise.allSettled(lanes.map((lane, index) => later(lane, index * 7)));
+    for (const end of ends) if (end.status === "rejected") throw end.reason;
+    return NO_PAGES;
+  }
 }
 
 /** A bulk connection whose room the test decides about. */
@@ -63,6 +90,12 @@ class Bulk {
     this.bytesSent += 100;
     await new Promise<void>((resolve) => this.#waiting.push(resolve));
     if (this.broken) throw new LinkError("Cannot use the link: it was cut");
+  }
+
+  readonly #decoder = new FrameDecoder(new ReferenceKernels());
+
+  async sendFrame(bytes: Uint8Array): Promise<void> {
+    for (const frame of this.#decoder.push(bytes)) await this.send(decodeMessage(frame));
   }
 
   /** Make room for so many messages. */
@@ -93,7 +126,10 @@ function timers(): Promise<void> {
  * sender, the secondary's machine, and a QEMU that loads. Every party does its next step when it is told.
  */
 class Pair {
-  readonly primary = new PrimaryMachine({ periodMs: 500, minIntervalMs: 50 }, 0);
+  readonly primary = new PrimaryMachine(
+    { periodMs: 500, microPeriodMs: 100, minIntervalMs: 50 },
+    0,
+  );
   readonly capture = newCapture();
   readonly secondary = new SecondaryMachine();
   readonly qemu = new ModelSecondary();
@@ -104,6 +140,10 @@ class Pair {
   nowMs = 0;
   loads = 0;
   takeOvers = 0;
+  /** Checkpoints that were held and then loaded with a later one. */
+  merged = 0;
+  /** What the secondary holds as a whole and QEMU has not been given. */
+  #held: number[] = [];
   /** The guest now, and as it was at each checkpoint. */
   #guest: Ram;
   readonly #snapshots: Ram[] = [];
@@ -114,11 +154,11 @@ class Pair {
 
   constructor(initial: readonly SamplePage[]) {
     this.bulk = new Bulk((message) => this.#receive(message));
-    this.#sender = new ReplicaSender(this.capture, this.bulk);
     this.#guest = apply(Array.from({ length: 72 }, () => new Uint8Array(4096)), initial);
     // QEMU sends every page of a ROM, which a fresh VM has filled otherwise.
     const rom = Array.from({ length: 8 }, (_, page) => ({ block: 1, page, fill: 0 }));
     this.#feed(initialStream(once([...rom, ...initial])));
+    this.#sender = new ReplicaSender(this.capture, this.bulk, new TwoLanes(this.capture.mirror));
     this.#snapshots.push(this.#guest);
     this.#step({ type: "initial" });
     this.#stepSecondary({ type: "qemu-ready" });
@@ -146,6 +186,10 @@ class Pair {
     this.#step({ type: "tick" });
   }
 
+  demand(): void {
+    this.#step({ type: "demand" });
+  }
+
   connect(): void {
     if (this.primary.phase === "alone") this.#step({ type: "replica-ready" });
   }
@@ -163,6 +207,19 @@ class Pair {
     }
     const bytes = this.qemu.read(count);
     if (bytes.length > 0) this.#stepSecondary({ type: "qemu-answer", bytes });
+  }
+
+  /** The guest writes, and a checkpoint of it is taken if one is due, and sent. */
+  async checkpoint(pages: readonly SamplePage[], waitMs: number): Promise<void> {
+    this.write(pages);
+    this.request();
+    this.wait(waitMs);
+    this.send(100_000);
+    for (let round = 0; round < 4; round++) {
+      await turn();
+      await this.bulk.letPass(10);
+    }
+    for (let count = 0; count < 3; count++) this.hear();
   }
 
   /** Everything goes on until nothing is left to do. */
@@ -183,13 +240,16 @@ class Pair {
   }
 
   async kill(): Promise<void> {
-    const held = ["protecting"].includes(this.secondary.phase);
+    const held = this.secondary.phase === "protecting";
     this.bulk.cut();
     this.#sender.cancel();
     await turn();
     this.#stepSecondary({ type: "primary-lost", reason: "killed" });
     for (let round = 0; round < 100; round++) this.answer(100);
-    if (held) assertEquals(this.takeOvers, 1);
+    if (held) {
+      assertEquals(this.takeOvers, 1);
+      assertEquals(this.#held, [], "it took over from less than it held");
+    }
     await this.#sending;
   }
 
@@ -229,18 +289,18 @@ class Pair {
         capture.absorb();
         break;
       case "send":
-        this.#queue(() => this.#sender.delta(effect.epoch));
+        this.#queue(() => this.#sender.delta(effect.epoch, effect.load));
         break;
       case "seed":
         this.#queue(async () => {
-          await this.#sender.seed((missingPages) =>
-            this.#step({ type: "seed-pass", missingPages })
+          await this.#sender.seed(
+            (missingPages) => this.#step({ type: "seed-pass", missingPages }),
+            (epoch) => this.#step({ type: "seed-sent", epoch }),
           );
-          this.#step({ type: "seed-sent", epoch: capture.epoch });
         });
         break;
       case "commit-seed":
-        this.#queue(() => this.#sender.commit(effect.epoch));
+        this.#queue(() => this.#sender.commit(effect.epoch, true));
         break;
       case "clear-missing":
         capture.mirror.clearMissing();
@@ -268,6 +328,7 @@ class Pair {
           delta: message.type === "deviceStateDelta",
         });
       case "commit":
+        this.#held.push(message.epoch);
         return this.#stepSecondary({ type: "commit", epoch: message.epoch, commit: message });
     }
   }
@@ -307,6 +368,9 @@ class Pair {
       const content = epoch === 0 ? Uint8Array.of(1, 2, 3) : Uint8Array.of(epoch);
       return String(concat(device(content), Uint8Array.of(0))) === String(deviceState);
     });
+    assertEquals(epoch, this.#held.at(-1), "a load is of all that is held");
+    this.merged += this.#held.length - 1;
+    this.#held = [];
     const expected = this.#snapshots[epoch];
     assert(expected !== undefined, "device state of no checkpoint");
     const differing = expected.flatMap((page, index) =>
@@ -388,8 +452,8 @@ Deno.test("ReplicaSender gives up a seed that waits for a checkpoint that never 
   capture.reply();
   feed(checkpoint.subarray(4, 6000));
   const bulk = new Bulk(() => {});
-  const sender = new ReplicaSender(capture, bulk);
-  const seed = sender.seed(() => {});
+  const sender = new ReplicaSender(capture, bulk, new TwoLanes(capture.mirror));
+  const seed = sender.seed(() => {}, () => {});
   for (let count = 0; count < 10; count++) {
     await bulk.letPass(10);
     await timers();
@@ -407,7 +471,7 @@ const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
 const samplePages = fc.array(samplePage, { maxLength: 24, size: "max" });
 
 Deno.test("ReplicaSender and both machines: the secondary loads exactly the guest, whatever comes when", async () => {
-  const seen = { loads: 0, takeOvers: 0 };
+  const seen = { loads: 0, takeOvers: 0, merged: 0 };
   await fc.assert(
     fc.asyncProperty(
       samplePages,
@@ -417,7 +481,11 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
         size: "max",
       }),
       fc.boolean(),
-      async (initial, steps, settles) => {
+      fc.array(
+        fc.record({ pages: samplePages, waitMs: fc.nat(250), answers: fc.boolean() }),
+        { maxLength: 12, size: "max" },
+      ),
+      async (initial, steps, settles, checkpoints) => {
         const pair = new Pair(initial);
         for (const { choice, pages } of steps) {
           const actions = [
@@ -426,6 +494,8 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
             () => pair.connect(),
             () => pair.request(),
             () => pair.wait(choice % 600),
+            () => pair.wait(choice % 200),
+            () => choice % 5 === 0 ? pair.demand() : pair.request(),
             () => pair.send(choice % 30_000),
             () => pair.send(100_000),
             () => pair.bulk.letPass(1),
@@ -441,13 +511,21 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
           await pair.settle();
           assertEquals(pair.primary.phase, "protected");
         }
+        for (const { pages, waitMs, answers } of checkpoints) {
+          await pair.checkpoint(pages, waitMs);
+          if (answers) pair.answer(100);
+        }
         await pair.kill();
         if (pair.failure !== undefined) throw pair.failure;
         seen.loads += pair.loads;
         seen.takeOvers += pair.takeOvers;
+        seen.merged += pair.merged;
       },
     ),
     { numRuns: 60 },
   );
-  assert(seen.loads > 60 && seen.takeOvers > 20, `too little happened: ${JSON.stringify(seen)}`);
+  assert(
+    seen.loads > 60 && seen.takeOvers > 20 && seen.merged > 20,
+    `too little happened: ${JSON.stringify(seen)}`,
+  );
 });

@@ -13,6 +13,7 @@ Deno.test("formatReport says every report in one line", () => {
     wireBytes: 1234,
     pages,
     replicated: true,
+    micro: false,
   } as const;
   const lines: [Report, string][] = [
     [
@@ -43,6 +44,7 @@ Deno.test("formatReport says every report in one line", () => {
       { ...checkpoint, replicated: false, wireBytes: 0 },
       "checkpoint 4: 6 pages, not replicated, paused 2.3 ms",
     ],
+    [{ ...checkpoint, micro: true }, "micro-checkpoint 4: 6 pages, 1.2 kB sent, paused 2.3 ms"],
     [{ event: "loaded", atMs: 1, epoch: 4 }, "checkpoint 4 loaded"],
     [
       { event: "running", atMs: 1, epoch: 4, reason: "killed" },

@@ -87,7 +87,8 @@ Deno.test("LinkConnection carries messages both ways and in order, over TCP and 
       const sent: Message[] = [];
       for (let epoch = 0; epoch < 50; epoch++) {
         sent.push({ type: "pages", epoch, records: noise(epoch * 997) });
-        sent.push({ type: "commit", epoch, pagesFrames: 1, pageBytes: epoch, deviceStateBytes: 1 });
+        const totals = { pagesFrames: 1, pageBytes: epoch, deviceStateBytes: 1 };
+        sent.push({ type: "commit", epoch, ...totals, load: epoch % 2 === 0 });
       }
       const sending = (async () => {
         for (const message of sent) await near.send(message);

@@ -9,13 +9,13 @@ import type { LinearMemory } from "../door.ts";
 
 /** A zeroed byte array that grows by copying itself into a longer one. */
 export class ReferenceMemory implements LinearMemory {
-  #bytes: Uint8Array<ArrayBuffer>;
+  #bytes: Uint8Array;
 
   constructor(initialBytes: number) {
     this.#bytes = new Uint8Array(initialBytes);
   }
 
-  get bytes(): Uint8Array<ArrayBuffer> {
+  get bytes(): Uint8Array {
     return this.#bytes;
   }
 
