@@ -12,6 +12,7 @@ import {
   ReferenceKernels,
   WasmKernels,
 } from "../wasm/mod.ts";
+import { benchEncode } from "./encode.ts";
 import { changedPages, corpus } from "./kernel_corpus.ts";
 import { benchLz4 } from "./kernels_lz4.ts";
 import { Alternation, type Row, row } from "./measure.ts";
@@ -39,6 +40,7 @@ export async function benchKernels(options: Options): Promise<Row[]> {
     ...benchXxh64(kernels, clock),
     ...benchLz4(kernels, clock, await corpus()),
     ...benchDelta(clock),
+    ...await benchEncode(options.quick ? 5 : 15),
     ...benchReference(clock),
   ];
 }
