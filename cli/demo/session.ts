@@ -17,6 +17,8 @@ export interface SessionOptions {
   readonly guest: DemoGuest;
   readonly memoryMiB: number;
   readonly periodMs: number;
+  /** More lines of `[replication]`, the same for both sides. */
+  readonly replication?: readonly string[];
   /** A directory of the session's own: configs, consoles, logs. */
   readonly directory: string;
   /** Added to the guest's kernel command line, such as `colo.load=small-writes`. */
@@ -79,7 +81,7 @@ export class DemoSession {
 
   /** Write the configs and start both commands. */
   static async start(options: SessionOptions): Promise<DemoSession> {
-    const { directory, guest, memoryMiB, periodMs, append, qemuPath } = options;
+    const { directory, guest, memoryMiB, periodMs, replication, append, qemuPath } = options;
     const port = freePort();
     const config = (side: "primary" | "standby") =>
       formatVmConfig(parseVmConfig(
@@ -97,6 +99,7 @@ export class DemoSession {
           `netdev = "user,restrict=on,hostfwd=tcp:127.0.0.1:${freePort()}-:80"`,
           "[replication]",
           `period = ${periodMs}`,
+          ...(replication ?? []),
           side === "primary" ? `peer = "127.0.0.1:${port}"` : `listen = "127.0.0.1:${port}"`,
           ...(qemuPath === undefined ? [] : ["[qemu]", `path = ${JSON.stringify(qemuPath)}`]),
         ].join("\n"),

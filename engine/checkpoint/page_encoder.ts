@@ -64,8 +64,8 @@ export interface EncodeJob {
   readonly foreign: boolean;
 }
 
-/** Pages of one job: some MiB, so that encoding one takes milliseconds and the rest can be shared out. */
-export const JOB_PAGES = 1024;
+/** Pages of one job: up to 8 MiB, so that encoding one takes milliseconds and the rest can be shared out. */
+export const JOB_PAGES = 2048;
 
 /** A chunk is about this large: big enough to compress well, small enough to travel soon. */
 export const CHUNK_BYTES = 256 * 1024;

@@ -81,7 +81,8 @@ export type PrimaryEffect =
   | { readonly type: "clear-missing" }
   /** `x-colo-lost-heartbeat`: the guest goes on without us. */
   | { readonly type: "release-guest" }
-  | { readonly type: "tell-primary-lost"; readonly reason: string }
+  /** Behind the seed: not before the secondary has been sent the rest of it, or it holds no guest. */
+  | { readonly type: "tell-primary-lost"; readonly reason: string; readonly behindSeed: boolean }
   | { readonly type: "tell-goodbye"; readonly reason: string }
   | { readonly type: "report"; readonly phase: PrimaryPhase; readonly reason: string }
   | { readonly type: "wake"; readonly atMs: number };
@@ -176,7 +177,11 @@ export class PrimaryMachine {
         ];
       case "qemu-lost":
         return [
-          { type: "tell-primary-lost", reason: event.reason },
+          {
+            type: "tell-primary-lost",
+            reason: event.reason,
+            behindSeed: this.#phase === "joining",
+          },
           this.#become("ended", event.reason),
         ];
     }

@@ -130,9 +130,11 @@ export class PrimaryHost {
     vm.process.exited.then(async (exit) => {
       if (this.#over) return;
       const ordered = this.#shutDown && exit.code === 0;
+      const seedSent = this.#machine.phase === "joining";
       const how = exit.signal === null ? `exit code ${exit.code}` : exit.signal;
       if (ordered) this.#step({ type: "guest-ended", reason: "the guest was shut down" });
       else this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${how}` });
+      if (seedSent) await this.#sending;
       await this.#link?.control.flush();
       if (!ordered && this.#link !== undefined) await takenOver(this.#link);
       this.#ended.resolve(ordered ? "guest-ended" : "qemu-lost");
@@ -318,8 +320,11 @@ export class PrimaryHost {
         this.#port.disconnect();
         releasePrimary(this.#vm!.qmp).catch((error) => this.#notice(messageOf(error)));
         return;
-      case "tell-primary-lost":
-        return this.#tell({ type: "primaryLost", reason: effect.reason });
+      case "tell-primary-lost": {
+        const message: Message = { type: "primaryLost", reason: effect.reason };
+        if (!effect.behindSeed) return this.#tell(message);
+        return this.#send((sender) => sender.bulk.send(message));
+      }
       case "tell-goodbye":
         return this.#tell({ type: "goodbye", reason: effect.reason });
       case "report": {

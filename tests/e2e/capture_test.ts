@@ -128,8 +128,11 @@ class Pair implements AsyncDisposable {
     assertEquals(await this.loaded.take(), 0);
   }
 
-  /** Have the primary take a checkpoint, and the secondary load it; the secondary stands still then. */
-  async checkpoint(afterMs: number): Promise<void> {
+  /**
+   * Have the primary take a checkpoint, and the secondary load it with all that it holds; the secondary
+   * stands still then. A micro-checkpoint it only holds.
+   */
+  async checkpoint(afterMs: number, kind: "loaded" | "micro" = "loaded"): Promise<void> {
     const { capture } = this;
     assertEquals((await this.captured.take()).type, "request");
     await sleep(afterMs);
@@ -145,8 +148,13 @@ class Pair implements AsyncDisposable {
     }
     capture.endDelta();
     const { epoch } = whole;
-    this.#do(this.#replica.load({ epoch, chunks, deviceState: capture.deviceState }));
-    assertEquals(await this.loaded.take(), epoch);
+    const checkpoint = { epoch, chunks, deviceState: capture.deviceState };
+    if (kind === "micro") {
+      assertEquals(this.#replica.hold(checkpoint), []);
+      return;
+    }
+    this.#do(this.#replica.load(checkpoint));
+    assertEquals(await this.loaded.take(), epoch, "a load that was not asked for");
     await this.secondary.qmp.execute("stop");
   }
 
@@ -199,8 +207,8 @@ Deno.test("after each load the secondary's memory is the mirror's, page by page"
   await pair.start("colo.load=small-writes colo.load_pages=400 colo.load_ms=200");
   await pair.seed();
   const sent = { whole: 0, zero: 0, xbzrle: 0, unchanged: 0 };
-  const checkpoint = async (afterMs: number) => {
-    await pair.checkpoint(afterMs);
+  const checkpoint = async (afterMs: number, kind?: "micro") => {
+    await pair.checkpoint(afterMs, kind);
     const { counts } = pair;
     for (const kind of ["whole", "zero", "xbzrle", "unchanged"] as const) {
       sent[kind] += counts[kind];
@@ -214,7 +222,12 @@ Deno.test("after each load the secondary's memory is the mirror's, page by page"
     await pair.secondary.qmp.execute("cont");
   }
   let always: number[] | undefined;
-  for (let round = 0; round < 5; round++) {
+  for (let round = 0; round < 8; round++) {
+    // In every other round the load is of four checkpoints that have each changed the same pages again.
+    for (let micros = 0; round % 2 === 1 && micros < 3; micros++) {
+      const { xbzrle } = await checkpoint(300, "micro");
+      assert(xbzrle > 100, "the guest writes too little to prove anything");
+    }
     const counts = await checkpoint(500);
     const differing = await pair.differingPages();
     console.log(`${JSON.stringify(counts)}: ${differing.length} pages differ`);

@@ -533,3 +533,17 @@ Deno.test("PrimaryMachine always comes to be protected when nothing breaks any m
     { numRuns: 200 },
   );
 });
+
+Deno.test("PrimaryMachine has a seed that was sent arrive before the word that the primary is lost", () => {
+  const machine = new PrimaryMachine({ periodMs: 500, minIntervalMs: 50 }, 0);
+  const behindSeed = () => {
+    const lost = machine.step({ type: "qemu-lost", reason: "killed" }, 0)
+      .find((effect) => effect.type === "tell-primary-lost");
+    return lost?.behindSeed;
+  };
+  machine.step({ type: "initial" }, 0);
+  machine.step({ type: "replica-ready" }, 0);
+  machine.step({ type: "seed-sent", epoch: 0 }, 0);
+  assertEquals(machine.phase, "joining");
+  assertEquals(behindSeed(), true);
+});
