@@ -10,6 +10,7 @@
  * │   ├── StreamError        QEMU's migration stream or a COLO message
  * │   └── WireError          a frame of the link between two engines
  * ├── LinkError              the connection between two engines cannot be made or is gone
+ * ├── StoreError             a stored checkpoint is missing or damaged, or cannot be written
  * ├── QemuError              QEMU is missing, unsuitable, or ended
  * └── QmpError
  *     ├── QmpCommandError    QEMU refused a command; carries the error class
@@ -68,6 +69,11 @@ export class WireError extends RemoteProtocolError {
 /** The connection between two engines cannot be made, or is gone. */
 export class LinkError extends ColoError {
   override name = "LinkError";
+}
+
+/** A stored checkpoint is missing or damaged, or cannot be written; those that were there still are. */
+export class StoreError extends ColoError {
+  override name = "StoreError";
 }
 
 /** QEMU is missing, cannot do what is asked, or ended. */

@@ -30,6 +30,7 @@
  * microPeriod = 30               # ms between those that are only held; 0, as when left out: none
  * minInterval = 30               # ms between checkpoints at the least
  * pauseShare = 5                 # percent of time at the most that checkpoints may keep it paused
+ * inFlight = 1                   # checkpoints on their way to the standby at the most
  * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
  * listen = "127.0.0.1:7700"      # on the standby
@@ -90,6 +91,8 @@ export interface ReplicationSection {
   readonly minIntervalMs: number;
   /** The largest share of time that the guest may stand still for checkpoints, up to 1. */
   readonly pauseShareMax: number;
+  /** Checkpoints that the standby has not committed yet, at most: more than 1 help where it is far away. */
+  readonly inFlightMax: number;
   /** "none": the link may leave this machine, and anyone on its way can read and change it. */
   readonly encryption?: "none" | undefined;
   readonly peer?: LinkAddress | undefined;
@@ -127,6 +130,7 @@ const REPLICATION_KEYS = [
   "microPeriod",
   "minInterval",
   "pauseShare",
+  "inFlight",
   "encryption",
   "peer",
   "listen",
@@ -315,6 +319,7 @@ function readReplication(
     microPeriodMs,
     minIntervalMs,
     pauseShareMax: (table.integer("pauseShare", 1, 100) ?? 5) / 100,
+    inFlightMax: table.integer("inFlight", 1, 16) ?? 1,
     encryption,
     peer: address("peer"),
     listen: address("listen"),
@@ -340,8 +345,8 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 /** The TOML text of a config: {@linkcode parseVmConfig} reads the same from it. */
 export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string {
   const { memoryMiB, ...rest } = vm;
-  const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, encryption, peer, listen } =
-    replication;
+  const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, inFlightMax } = replication;
+  const { encryption, peer, listen } = replication;
   return stringify({
     vm: present({ ...rest, memory: memoryMiB }),
     replication: present({
@@ -350,6 +355,7 @@ export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string 
       microPeriod: microPeriodMs === 0 ? undefined : microPeriodMs,
       minInterval: minIntervalMs,
       pauseShare: Math.round(pauseShareMax * 100),
+      inFlight: inFlightMax,
       encryption,
       peer: peer && formatAddress(peer),
       listen: listen && formatAddress(listen),

@@ -11,8 +11,8 @@
  * ```
  *
  * The guest is let run again as soon as a checkpoint is whole in this engine (early acknowledgment);
- * the next checkpoint is not begun before the secondary holds the last one. That is the back-pressure,
- * and the guest runs meanwhile.
+ * the next checkpoint is not begun while as many as are allowed are on their way to the secondary. That
+ * is the back-pressure, and the guest runs meanwhile.
  *
  * Once a secondary has been seeded, micro-checkpoints may be taken between the checkpoints that it
  * loads: it only holds them, and the next one that it loads is the smaller for them.
@@ -49,6 +49,8 @@ export type PrimaryEvent =
   | { readonly type: "seed-pass"; readonly missingPages: number }
   /** The secondary lacks nothing of checkpoint `epoch`. */
   | { readonly type: "seed-sent"; readonly epoch: number }
+  /** The checkpoint to be sent has gone into the mirror: the next one may come. */
+  | { readonly type: "encoded" }
   | { readonly type: "committed"; readonly epoch: number }
   | { readonly type: "loaded"; readonly epoch: number }
   | { readonly type: "replica-lost"; readonly reason: string }
@@ -93,18 +95,29 @@ export const SEED_PASSES_MAX = 3;
 /** So few pages go over in one short pass, for which the checkpoints may wait. */
 export const SEED_LAST_PASS_PAGES = 4096;
 
+/** When to take checkpoints, and how many may be on their way. */
+export interface PrimaryOptions extends CheckpointPolicyOptions {
+  /** Checkpoints that are whole here and not yet committed by the secondary, at most; 1 if absent. */
+  readonly inFlightMax?: number | undefined;
+}
+
 /** The primary's state machine. */
 export class PrimaryMachine {
   #phase: PrimaryPhase = "starting";
   #requested = false;
   /** Whether the checkpoint that was begun last is to be loaded. */
   #load = true;
-  #inFlight: number | undefined;
+  /** A checkpoint has been begun, and has not gone into the mirror yet. */
+  #underWay = false;
+  /** Checkpoints that the secondary has not committed yet. */
+  #inFlight: number[] = [];
   #seedPasses = 0;
   #seedHolds = false;
   readonly #policy: CheckpointPolicy;
+  readonly #inFlightMax: number;
 
-  constructor(options: CheckpointPolicyOptions, nowMs: number) {
+  constructor(options: PrimaryOptions, nowMs: number) {
+    this.#inFlightMax = options.inFlightMax ?? 1;
     this.#policy = new CheckpointPolicy(options, nowMs);
   }
 
@@ -142,21 +155,25 @@ export class PrimaryMachine {
         return [];
       case "seed-sent":
         this.#require(event, "seeding");
-        this.#inFlight = event.epoch;
+        this.#inFlight = [event.epoch];
         return [
           { type: "commit-seed", epoch: event.epoch },
           this.#become("joining", "the secondary has been sent everything"),
         ];
+      case "encoded":
+        this.#underWay = false;
+        return [];
       case "committed":
-        if (event.epoch !== this.#inFlight) return [];
-        this.#inFlight = undefined;
-        return [{ type: "clear-missing" }];
+        if (!this.#inFlight.includes(event.epoch)) return [];
+        this.#inFlight.splice(0, this.#inFlight.indexOf(event.epoch) + 1);
+        // Pages of a checkpoint that is under way may be marked as missing already.
+        return this.#inFlight.length > 0 || this.#underWay ? [] : [{ type: "clear-missing" }];
       case "loaded":
         if (this.#phase !== "joining") return [];
         return [this.#become("protected", `the secondary runs from checkpoint ${event.epoch}`)];
       case "replica-lost":
         if (!this.#replicated && this.#phase !== "seeding") return [];
-        this.#inFlight = undefined;
+        this.#inFlight = [];
         return [this.#become("alone", event.reason)];
       case "demand":
         this.#policy.demand();
@@ -168,7 +185,8 @@ export class PrimaryMachine {
         return [];
       case "capture-lost":
         this.#requested = false;
-        this.#inFlight = undefined;
+        this.#underWay = false;
+        this.#inFlight = [];
         return [{ type: "release-guest" }, this.#become("unattended", event.reason)];
       case "guest-ended":
         return [
@@ -192,18 +210,23 @@ export class PrimaryMachine {
   }
 
   #whole(epoch: number): PrimaryEffect[] {
-    if (!this.#replicated) return [{ type: "acknowledge" }, { type: "absorb" }];
-    this.#inFlight = epoch;
+    if (!this.#replicated) {
+      this.#underWay = false;
+      return [{ type: "acknowledge" }, { type: "absorb" }];
+    }
+    this.#inFlight.push(epoch);
     return [{ type: "acknowledge" }, { type: "send", epoch, load: this.#load }];
   }
 
   /** Begin a checkpoint when it is due and nothing stands in its way. */
   #pace(nowMs: number): PrimaryEffect[] {
-    const held = this.#inFlight !== undefined || (this.#phase === "seeding" && this.#seedHolds);
+    const held = this.#underWay || this.#inFlight.length >= this.#inFlightMax ||
+      (this.#phase === "seeding" && this.#seedHolds);
     if (!this.#requested || held) return [];
     const dueAtMs = this.#policy.dueAtMs(this.#replicated);
     if (nowMs < dueAtMs) return [{ type: "wake", atMs: dueAtMs }];
     this.#requested = false;
+    this.#underWay = true;
     this.#load = this.#policy.begun(nowMs, this.#replicated);
     return [{ type: "reply" }];
   }

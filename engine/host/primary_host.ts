@@ -259,7 +259,7 @@ export class PrimaryHost {
     } finally {
       closePair(link);
       this.#sender?.cancel();
-      await this.#sending;
+      for (let sending; sending !== this.#sending;) await (sending = this.#sending);
       this.#link = undefined;
       this.#sender = undefined;
       if (!this.#over) this.#step({ type: "replica-lost", reason });
@@ -358,7 +358,7 @@ export class PrimaryHost {
 
   async #sendDelta(sender: ReplicaSender, epoch: number, load: boolean): Promise<void> {
     const before = sender.bulk.bytesSent;
-    const counts = await sender.delta(epoch, load);
+    const counts = await sender.delta(epoch, load, () => this.#step({ type: "encoded" }));
     this.#log.sent(epoch, counts, sender.bulk.bytesSent - before, !load);
   }
 

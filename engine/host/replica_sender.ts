@@ -82,10 +82,12 @@ export class ReplicaSender {
    * Send the staged checkpoint as a delta. The capture takes it in, whatever becomes of the link.
    *
    * @param load Whether the secondary VM is to run from it
+   * @param onTaken Called when the capture has taken it in, whatever became of the link: the next
+   * checkpoint may come
    * @returns How its pages were sent
    * @throws {LinkError} when the link breaks
    */
-  async delta(epoch: number, load: boolean): Promise<PageCounts> {
+  async delta(epoch: number, load: boolean, onTaken: () => void): Promise<PageCounts> {
     const { capture } = this;
     const { mirror } = capture;
     let counts = NO_PAGES;
@@ -95,9 +97,11 @@ export class ReplicaSender {
       counts = addCounts(counts, await this.#encode(mirror.deltaJobs(pages), epoch, ordered));
     } catch (error) {
       capture.absorb();
+      onTaken();
       throw error;
     }
     capture.endDelta();
+    onTaken();
     await this.commit(epoch, load);
     return counts;
   }

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
 import type { CheckpointPolicyOptions } from "../../engine/checkpoint/policy.ts";
+import type { PrimaryOptions } from "../../engine/failover/primary.ts";
 import { StateError } from "../../engine/errors.ts";
 import {
   type PrimaryEffect,
@@ -21,6 +22,7 @@ const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "replica-ready": { type: "replica-ready" },
   "seed-pass": { type: "seed-pass", missingPages: 10 },
   "seed-sent": { type: "seed-sent", epoch: 1 },
+  "encoded": { type: "encoded" },
   "committed": { type: "committed", epoch: 1 },
   "loaded": { type: "loaded", epoch: 1 },
   "replica-lost": { type: "replica-lost", reason: "gone" },
@@ -55,6 +57,7 @@ whole          !                  acknowledge,absorb acknowledge,absorb      ack
 replica-ready  -                  >seeding,seed      -                       -                   -                   -                  -
 seed-pass      -                  -                  -                       -                   -                   -                  -
 seed-sent      !                  !                  commit-seed,>joining    !                   !                   !                  -
+encoded        -                  -                  -                       -                   -                   -                  -
 committed      -                  -                  -                       clear-missing       -                   -                  -
 loaded         -                  -                  -                       >protected          -                   -                  -
 replica-lost   -                  -                  >alone                  >alone              >alone              -                  -
@@ -81,7 +84,7 @@ function describe(effects: readonly PrimaryEffect[]): string {
 
 function machineIn(
   phase: PrimaryPhase,
-  options: CheckpointPolicyOptions = OPTIONS,
+  options: PrimaryOptions = OPTIONS,
 ): PrimaryMachine {
   const machine = new PrimaryMachine(options, 0);
   for (const type of WAYS[phase]) machine.step(EVENTS[type], 0);
@@ -141,10 +144,33 @@ Deno.test("PrimaryMachine takes no checkpoint before the secondary holds the las
   machine.step(EVENTS.request, 0);
   assertEquals(machine.step(EVENTS.tick, 500), [{ type: "reply" }]);
   machine.step({ type: "whole", epoch: 2 }, 501);
+  machine.step(EVENTS.encoded, 505);
   assertEquals(machine.step(EVENTS.request, 510), []);
   assertEquals(machine.step(EVENTS.tick, 5000), []);
   assertEquals(machine.step({ type: "committed", epoch: 1 }, 5001), [], "an older one's answer");
   assertEquals(machine.step({ type: "committed", epoch: 2 }, 5002), [
+    { type: "clear-missing" },
+    { type: "reply" },
+  ]);
+});
+
+Deno.test("PrimaryMachine has as many checkpoints in flight as it may, and one on its way into the mirror", () => {
+  const machine = machineIn("protected", { ...OPTIONS, inFlightMax: 2 });
+  machine.step(EVENTS.request, 0);
+  assertEquals(machine.step(EVENTS.tick, 500), [{ type: "reply" }]);
+  machine.step({ type: "whole", epoch: 2 }, 501);
+  assertEquals(machine.step(EVENTS.request, 1100), [], "the staging area is not free");
+  assertEquals(machine.step(EVENTS.encoded, 1101), [{ type: "reply" }]);
+  assertEquals(machine.step({ type: "committed", epoch: 2 }, 1102), [], "3 may be marked already");
+  machine.step({ type: "whole", epoch: 3 }, 1103);
+  machine.step(EVENTS.encoded, 1104);
+  machine.step(EVENTS.request, 1110);
+  assertEquals(machine.step(EVENTS.tick, 1601), [{ type: "reply" }]);
+  machine.step({ type: "whole", epoch: 4 }, 1602);
+  machine.step(EVENTS.encoded, 1603);
+  machine.step(EVENTS.request, 1610);
+  assertEquals(machine.step(EVENTS.tick, 9000), [], "two are in flight");
+  assertEquals(machine.step({ type: "committed", epoch: 4 }, 9001), [
     { type: "clear-missing" },
     { type: "reply" },
   ]);
@@ -160,6 +186,7 @@ function take(machine: PrimaryMachine, epoch: number, nowMs: number): [number, P
   }
   const [acknowledge, fate] = machine.step({ type: "whole", epoch }, beganMs);
   assertEquals(acknowledge, { type: "acknowledge" });
+  machine.step(EVENTS.encoded, beganMs);
   machine.step({ type: "committed", epoch }, beganMs);
   return [beganMs, fate!];
 }
@@ -195,6 +222,7 @@ Deno.test("PrimaryMachine follows a micro-checkpoint with one to be loaded when 
   machine.step(EVENTS.demand, 101);
   const micro = { type: "send", epoch: 2, load: false };
   assertEquals(machine.step({ type: "whole", epoch: 2 }, 105)[1], micro as PrimaryEffect);
+  machine.step(EVENTS.encoded, 110);
   machine.step({ type: "committed", epoch: 2 }, 110);
   assertEquals(take(machine, 3, 111), [150, { type: "send", epoch: 3, load: true }]);
   assertEquals(take(machine, 4, 151), [250, { type: "send", epoch: 4, load: false }]);
@@ -228,6 +256,8 @@ class Rules {
   constructor(readonly options: CheckpointPolicyOptions) {}
   #requested = false;
   #inFlight: number | undefined;
+  /** Begun, and not yet in the mirror. */
+  #underWay = false;
   #replica = false;
   #lastReplyMs = 0;
   #lastLoadMs = 0;
@@ -249,7 +279,8 @@ class Rules {
       this.#inFlight = undefined;
       this.#replica = false;
     }
-    if (event.type === "capture-lost") this.#requested = false;
+    if (event.type === "capture-lost") this.#requested = this.#underWay = false;
+    if (event.type === "encoded") this.#underWay = false;
     if (event.type === "committed" && event.epoch === this.#inFlight) this.#inFlight = undefined;
   }
 
@@ -275,6 +306,8 @@ class Rules {
       case "reply":
         assert(this.#requested, "a reply that QEMU did not ask for");
         assert(this.#inFlight === undefined, "two checkpoints in flight");
+        assert(!this.#underWay, "the last one is not in the mirror yet");
+        this.#underWay = true;
         assert(nowMs - this.#lastReplyMs >= OPTIONS.minIntervalMs, "sooner than minInterval");
         assert(["alone", "seeding", "joining", "protected"].includes(this.phase), this.phase);
         this.#requested = false;
@@ -289,6 +322,7 @@ class Rules {
         break;
       case "absorb":
         this.#open = false;
+        this.#underWay = false;
         break;
       case "send":
         if (this.#mustLoad) assert(effect.load, "it is only held");
@@ -375,6 +409,7 @@ class World {
   #sent: number[] = [];
   #committed: number[] = [];
   #seeding = false;
+  #encoding = false;
   #wakeMs: number | undefined;
 
   /** Events that may come now. */
@@ -393,8 +428,9 @@ class World {
       // The seed is not whole while a checkpoint is on its way.
       if (this.#qemu !== "sending") events.push({ type: "seed-sent", epoch: this.epoch });
     }
+    if (this.#encoding) events.push({ type: "encoded" });
     const [sent] = this.#sent;
-    if (sent !== undefined) events.push({ type: "committed", epoch: sent });
+    if (sent !== undefined && !this.#encoding) events.push({ type: "committed", epoch: sent });
     const [committed] = this.#committed;
     if (committed !== undefined) events.push({ type: "loaded", epoch: committed });
     return events;
@@ -426,8 +462,13 @@ class World {
       case "loaded":
         this.#committed.shift();
         break;
+      case "encoded":
+        this.#encoding = false;
+        break;
       case "replica-lost":
       case "capture-lost":
+        // The mirror takes in what was being sent before the loss is told.
+        if (this.#encoding) this.happen({ type: "encoded" }, 0);
         this.#seeding = false;
         this.#sent = [];
         this.#committed = [];
@@ -464,6 +505,7 @@ class World {
       if (effect.type === "send" || effect.type === "commit-seed") {
         assertEquals(effect.epoch, this.epoch, "what is sent is the newest checkpoint");
         this.#sent.push(effect.epoch);
+        this.#encoding = effect.type === "send";
         assert(this.#sent.length <= 1, "two checkpoints in flight");
       }
       if (effect.type === "wake") this.#wakeMs = effect.atMs;
@@ -500,7 +542,7 @@ Deno.test("PrimaryMachine serves a QEMU and a secondary, whatever they do next",
       if (world.protectedOnce) runs++;
       micros += world.rules.micros;
     }),
-    { numRuns: 300 },
+    { numRuns: 600 },
   );
   assert(runs > 50, `only ${runs} runs came to be protected`);
   assert(micros > 50, `only ${micros} micro-checkpoints`);

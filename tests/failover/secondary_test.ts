@@ -454,6 +454,8 @@ class World {
   #wanted = false;
   /** The primary has not been told of its last commit. */
   #inFlight = false;
+  /** The primary is told that QEMU has died, and has not heard it yet. */
+  #failed = false;
 
   do(choice: number, pages: readonly SamplePage[]): void {
     const actions = [
@@ -519,6 +521,7 @@ class World {
     this.#linked = false;
     this.#ready = false;
     this.#inFlight = false;
+    this.#failed = false;
     this.#wire = [];
     this.#wanted = true;
     this.#step({ type: "link-lost", reason: "cut" });
@@ -537,6 +540,7 @@ class World {
 
   /** The primary sends a seed, or the next checkpoint; each page is a chunk of its own or not. */
   #checkpoint(pages: readonly SamplePage[], load: boolean): void {
+    if (this.#failed) this.#cut();
     if (!this.#linked || !this.#ready || this.#inFlight) return;
     this.#inFlight = true;
     const guest = this.#seeded
@@ -636,7 +640,7 @@ class World {
         assertEquals(effect.epoch, this.#committed.at(-1));
         assert(this.#told.at(-1) !== effect.epoch, "told twice");
         this.#told.push(effect.epoch);
-        this.#inFlight = false;
+        if (effect.epoch === this.#epoch) this.#inFlight = false;
         break;
       case "tell-loaded":
         assertEquals(effect.epoch, this.#taken[this.#given - 1], "loaded is what QEMU was given");
@@ -649,13 +653,13 @@ class World {
         this.#qemu = undefined;
         this.#preparing = false;
         this.#ready = false;
-        this.#inFlight = false;
         this.#taken = [];
         this.#given = 0;
         break;
       case "tell-failed":
         // The primary's engine drops the link then.
         assert(this.#linked);
+        this.#failed = true;
         break;
     }
   }

@@ -126,10 +126,7 @@ function timers(): Promise<void> {
  * sender, the secondary's machine, and a QEMU that loads. Every party does its next step when it is told.
  */
 class Pair {
-  readonly primary = new PrimaryMachine(
-    { periodMs: 500, microPeriodMs: 100, minIntervalMs: 50 },
-    0,
-  );
+  readonly primary: PrimaryMachine;
   readonly capture = newCapture();
   readonly secondary = new SecondaryMachine();
   readonly qemu = new ModelSecondary();
@@ -152,7 +149,11 @@ class Pair {
   #preparing = false;
   readonly #answers: PrimaryEvent[] = [];
 
-  constructor(initial: readonly SamplePage[]) {
+  constructor(initial: readonly SamplePage[], inFlightMax = 1) {
+    this.primary = new PrimaryMachine(
+      { periodMs: 500, microPeriodMs: 100, minIntervalMs: 50, inFlightMax },
+      0,
+    );
     this.bulk = new Bulk((message) => this.#receive(message));
     this.#guest = apply(Array.from({ length: 72 }, () => new Uint8Array(4096)), initial);
     // QEMU sends every page of a ROM, which a fresh VM has filled otherwise.
@@ -289,7 +290,9 @@ class Pair {
         capture.absorb();
         break;
       case "send":
-        this.#queue(() => this.#sender.delta(effect.epoch, effect.load));
+        this.#queue(() =>
+          this.#sender.delta(effect.epoch, effect.load, () => this.#step({ type: "encoded" }))
+        );
         break;
       case "seed":
         this.#queue(async () => {
