@@ -1,13 +1,13 @@
 /** `colo demo`: protect a guest, kill its primary, show the secondary carrying on. */
 
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
-import { ConfigError } from "../engine/errors.ts";
+import { ConfigError, messageOf } from "../engine/errors.ts";
 import { formatBytes, formatReport, type Report } from "../engine/host/mod.ts";
 import { findQemu, prepareDemoGuest } from "../engine/vm/mod.ts";
 import { type DemoResult, demoResult } from "./demo/result.ts";
 import { DemoSession } from "./demo/session.ts";
 import { EXIT } from "./exit_codes.ts";
-import { inOwnDirectory, interruptible, messageOf, progress } from "./shared.ts";
+import { inOwnDirectory, interruptible, progress } from "./shared.ts";
 
 /** Beyond the checkpoints themselves, for a machine that is busy. */
 const CHECKPOINTS_SLACK_MS = 60_000;

@@ -1,9 +1,8 @@
 /** `colo inspect`: what is in a captured migration stream. */
 
 import { Command } from "@commander-js/extra-typings";
-import { ConfigError } from "../engine/errors.ts";
+import { ConfigError, messageOf } from "../engine/errors.ts";
 import { formatInspection, StreamInspector } from "../engine/stream/inspect.ts";
-import { messageOf } from "./shared.ts";
 
 export function inspectCommand() {
   return new Command("inspect")

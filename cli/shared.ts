@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ColoError } from "../engine/errors.ts";
+import { ColoError, messageOf } from "../engine/errors.ts";
 import { formatReport, type Reporter } from "../engine/host/mod.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
@@ -53,9 +53,4 @@ export function lineReporter(json: boolean): Reporter {
 /** Progress of something slow, on standard error so that it never mixes with results. */
 export function progress(line: string): void {
   console.error(line);
-}
-
-/** What an error says, whatever was thrown. */
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

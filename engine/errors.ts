@@ -116,3 +116,8 @@ export class QmpProtocolError extends QmpError {
 export class QmpClosedError extends QmpError {
   override name = "QmpClosedError";
 }
+
+/** What is said of anything that was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

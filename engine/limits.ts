@@ -53,5 +53,14 @@ export const LINK_HALF_OPEN_MAX = 64;
  */
 export const REPLICA_HELD_BYTES_MAX = 256 * 1024 * 1024;
 
+/** Checkpoints on their way that the secondary has not answered: each keeps its bytes there. */
+export const IN_FLIGHT_MAX = 16;
+
 /** Bytes of a seed that may wait for the secondary QEMU before no more are taken from the link. */
 export const REPLICA_QUEUE_BYTES_MAX = 16 * 1024 * 1024;
+
+/** What a stored checkpoint says about itself as JSON: 4096 RAM blocks with long names fit. */
+export const STORE_METADATA_BYTES_MAX = 4 * 1024 * 1024;
+
+/** The end of a stored checkpoint, with 8 bytes for each MiB of it: of a full one of 1 TiB. */
+export const STORE_TRAILER_BYTES_MAX = 16 * 1024 * 1024;

@@ -47,6 +47,7 @@
 import { dirname, resolve } from "@std/path/mod.js";
 import { parse, stringify } from "@std/toml/mod.js";
 import { ConfigError } from "../errors.ts";
+import { IN_FLIGHT_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress, parseAddress } from "../link/address.ts";
 import { findDuplicate } from "./duplicates.ts";
 import { show, Table } from "./table.ts";
@@ -319,7 +320,7 @@ function readReplication(
     microPeriodMs,
     minIntervalMs,
     pauseShareMax: (table.integer("pauseShare", 1, 100) ?? 5) / 100,
-    inFlightMax: table.integer("inFlight", 1, 16) ?? 1,
+    inFlightMax: table.integer("inFlight", 1, IN_FLIGHT_MAX) ?? 1,
     encryption,
     peer: address("peer"),
     listen: address("listen"),

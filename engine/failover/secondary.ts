@@ -28,7 +28,7 @@ import {
   type WholeCheckpoint,
 } from "../checkpoint/live_replica.ts";
 import { StateError, WireError } from "../errors.ts";
-import { REPLICA_HELD_BYTES_MAX } from "../limits.ts";
+import { IN_FLIGHT_MAX, REPLICA_HELD_BYTES_MAX } from "../limits.ts";
 import type { CommitPayload, SeedBeginPayload } from "../link/messages.ts";
 
 /** How far a secondary is. */
@@ -89,8 +89,8 @@ export class SecondaryMachine {
   #linked = false;
   #replica: LiveReplica;
   #incoming: IncomingCheckpoint | undefined;
-  /** A checkpoint that is held as a whole, of which the primary has not been told. */
-  #untold: number | undefined;
+  /** Checkpoints that are held as a whole, of which the primary has not been told. */
+  #untold: number[] = [];
   #takeoverReason = "";
 
   /** @param heldBytesMax Bytes of checkpoints that may wait for QEMU before the primary has to wait */
@@ -176,13 +176,13 @@ export class SecondaryMachine {
         incoming.deviceState(event.piece, event.delta);
         return [];
       case "commit": {
-        if (this.#untold !== undefined) {
+        if (this.#untold.length >= IN_FLIGHT_MAX) {
           throw new WireError(
-            `Cannot take checkpoint ${event.epoch}: ${this.#untold} has not been answered yet`,
+            `Cannot take checkpoint ${event.epoch}: ${IN_FLIGHT_MAX} have not been answered yet`,
             0,
           );
         }
-        this.#untold = event.epoch;
+        this.#untold.push(event.epoch);
         const whole = incoming.commit({ epoch: event.epoch, ...event.commit });
         return this.#replicaEffects(this.#committed(whole, event.commit.load));
       }
@@ -196,12 +196,10 @@ export class SecondaryMachine {
     return load ? replica.load(whole) : replica.hold(whole);
   }
 
-  /** Tell of the last commit as soon as there is room for another: that is the back-pressure. */
+  /** Tell of commits as soon as there is room for another: that is the back-pressure. */
   #tellCommitted(): SecondaryEffect[] {
-    if (this.#untold === undefined || !this.#replica.hasRoom) return [];
-    const epoch = this.#untold;
-    this.#untold = undefined;
-    return [{ type: "tell-committed", epoch }];
+    if (!this.#replica.hasRoom) return [];
+    return this.#untold.splice(0).map((epoch) => ({ type: "tell-committed", epoch }));
   }
 
   #replicaEffects(effects: readonly ReplicaEffect[]): SecondaryEffect[] {
@@ -241,7 +239,7 @@ export class SecondaryMachine {
   #linkLost(reason: string): SecondaryEffect[] {
     this.#linked = false;
     this.#incoming?.drop();
-    this.#untold = undefined;
+    this.#untold = [];
     if (this.#phase === "seeding") return this.#restart(reason);
     if (this.#phase !== "protecting") return [];
     return [
@@ -265,7 +263,7 @@ export class SecondaryMachine {
   #restart(reason: string): SecondaryEffect[] {
     this.#replica = new LiveReplica(this.heldBytesMax);
     this.#incoming = undefined;
-    this.#untold = undefined;
+    this.#untold = [];
     return [this.#become("starting", reason), { type: "restart-qemu" }];
   }
 

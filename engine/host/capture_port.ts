@@ -5,7 +5,7 @@
  */
 
 import type { Capture, CaptureEvent } from "../checkpoint/capture.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, messageOf } from "../errors.ts";
 
 /** A file that a stream is copied to. */
 interface Recording {
@@ -115,8 +115,4 @@ export async function writeAll(
   bytes: Uint8Array,
 ): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await target.write(bytes.subarray(at));
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

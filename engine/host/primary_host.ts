@@ -8,7 +8,7 @@
 import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError } from "../errors.ts";
+import { LinkError, messageOf } from "../errors.ts";
 import { type PrimaryEffect, type PrimaryEvent, PrimaryMachine } from "../failover/primary.ts";
 import {
   closePair,
@@ -390,8 +390,4 @@ export class PrimaryHost {
 /** Wait until the secondary says that it took over, or breaks off. */
 async function takenOver(link: LinkPair): Promise<void> {
   await link.control.next(TAKEN_OVER_MS).catch(() => {});
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

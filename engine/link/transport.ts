@@ -5,7 +5,7 @@
  */
 
 import { WasmKernels } from "../../wasm/mod.ts";
-import { LinkError, WireError } from "../errors.ts";
+import { LinkError, messageOf, WireError } from "../errors.ts";
 import { LINK_QUEUE_BYTES_MAX, LINK_UNSENT_BYTES_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress } from "./address.ts";
 import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
@@ -176,7 +176,7 @@ export class LinkConnection {
     try {
       return await this.#connection.read(this.#readBuffer);
     } catch (error) {
-      throw this.#break(reasonOf(error));
+      throw this.#break(messageOf(error));
     }
   }
 
@@ -192,16 +192,13 @@ export class LinkConnection {
         }
       }
     } catch (error) {
-      this.close(reasonOf(error));
+      this.close(messageOf(error));
     } finally {
       this.#writing = undefined;
     }
   }
 }
 
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
 
 /**
  * Connect to an engine.
@@ -222,7 +219,7 @@ export async function connectLink(
       : await Deno.connect({ ...address, signal });
     return new LinkConnection(connection);
   } catch (error) {
-    const detail = signal.aborted ? `no answer within ${timeoutMs} ms` : reasonOf(error);
+    const detail = signal.aborted ? `no answer within ${timeoutMs} ms` : messageOf(error);
     throw new LinkError(
       `Cannot connect to the standby at ${formatAddress(address)}: ${detail}`,
       { cause: error },
@@ -245,7 +242,7 @@ export async function listenLink(address: LinkAddress): Promise<Deno.Listener> {
   } catch (error) {
     const detail = error instanceof Deno.errors.AddrInUse
       ? "the address is in use; choose another `replication.listen` or stop the other process"
-      : reasonOf(error);
+      : messageOf(error);
     throw new LinkError(`Cannot listen at ${formatAddress(address)}: ${detail}`, { cause: error });
   }
 }
