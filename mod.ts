@@ -47,13 +47,15 @@ export {
   type CaptureOptions,
   type CaptureState,
 } from "./engine/checkpoint/capture.ts";
+export { ImageReplica } from "./engine/checkpoint/image_replica.ts";
 export { type CommitTotals, IncomingCheckpoint } from "./engine/checkpoint/incoming.ts";
-export {
-  LiveReplica,
-  type LiveReplicaState,
-  type ReplicaEffect,
-  type WholeCheckpoint,
-} from "./engine/checkpoint/live_replica.ts";
+export { LiveReplica, type LiveReplicaState } from "./engine/checkpoint/live_replica.ts";
+export type {
+  Replica,
+  ReplicaAnswer,
+  ReplicaEffect,
+  WholeCheckpoint,
+} from "./engine/checkpoint/replica.ts";
 export { Mirror, type MirrorOptions, type PageTable } from "./engine/checkpoint/mirror.ts";
 export {
   type EncodeJob,

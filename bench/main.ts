@@ -14,6 +14,7 @@ import { PAUSE } from "./pause.ts";
 import { chartsOf, drawBars } from "./plot.ts";
 import { renderSection, renderTable, replaceSection } from "./results.ts";
 import { SEED } from "./seed.ts";
+import { STORE } from "./store.ts";
 import { WIRE } from "./wire.ts";
 
 const KERNELS: Area = {
@@ -25,7 +26,7 @@ const KERNELS: Area = {
   run: benchKernels,
 };
 
-const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED];
+const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE];
 
 const HERE = import.meta.dirname!;
 

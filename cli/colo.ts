@@ -11,10 +11,13 @@
 import { Command, CommanderError } from "@commander-js/extra-typings";
 import { ColoError, ConfigError } from "../engine/errors.ts";
 import { ENGINE_VERSION } from "../engine/version.ts";
+import { checkpointCommand } from "./checkpoint.ts";
 import { demoCommand } from "./demo.ts";
 import { doctorCommand } from "./doctor.ts";
 import { EXIT, EXIT_CODES_HELP } from "./exit_codes.ts";
+import { exportCommand } from "./export.ts";
 import { inspectCommand } from "./inspect.ts";
+import { restoreCommand } from "./restore.ts";
 import { runCommand } from "./run.ts";
 import { standbyCommand } from "./standby.ts";
 
@@ -27,9 +30,13 @@ export function coloCommand() {
     .addCommand(demoCommand())
     .addCommand(runCommand())
     .addCommand(standbyCommand())
+    .addCommand(checkpointCommand())
+    .addCommand(restoreCommand())
+    .addCommand(exportCommand())
     .addCommand(doctorCommand())
     .addCommand(inspectCommand());
-  for (const command of [program, ...program.commands]) {
+  const commands = program.commands.flatMap((command) => [command, ...command.commands]);
+  for (const command of [program, ...commands]) {
     command.exitOverride().helpOption("--help", "show this help").addHelpText(
       "after",
       EXIT_CODES_HELP,

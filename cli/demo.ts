@@ -1,6 +1,7 @@
 /** `colo demo`: protect a guest, kill its primary, show the secondary carrying on. */
 
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import type { ReplicationMode } from "../engine/config/mod.ts";
 import { ConfigError, messageOf } from "../engine/errors.ts";
 import { formatBytes, formatReport, type Report } from "../engine/host/mod.ts";
 import { findQemu, prepareDemoGuest } from "../engine/vm/mod.ts";
@@ -9,6 +10,9 @@ import { DemoSession } from "./demo/session.ts";
 import { EXIT } from "./exit_codes.ts";
 import { inOwnDirectory, interruptible, progress } from "./shared.ts";
 
+/** Where no period is given. */
+const PERIOD_MS = { colo: 500, continuous: 100 } as const;
+
 /** Beyond the checkpoints themselves, for a machine that is busy. */
 const CHECKPOINTS_SLACK_MS = 60_000;
 
@@ -16,12 +20,15 @@ export function demoCommand() {
   return new Command("demo")
     .description("protect a demo guest, kill its primary QEMU, show the secondary carrying on")
     .addOption(
-      new Option("--mode <mode>", "how to protect it").choices(["colo"] as const).default(
-        "colo" as const,
-      ),
+      new Option("--mode <mode>", "how to protect it: the secondary's VM runs too, or it waits")
+        .choices(["colo", "continuous"] as const).default("colo" as const),
     )
     .option("--memory <MiB>", "guest memory", wholeNumber(64, 65536), 256)
-    .option("--period <ms>", "time between checkpoints", wholeNumber(10, 60_000), 500)
+    .option(
+      "--period <ms>",
+      "time between checkpoints (default: 500; mode continuous: 100, or adaptive)",
+      period,
+    )
     .option("--checkpoints <n>", "checkpoints before the kill", wholeNumber(1, 100_000), 10)
     .option("--qemu <path>", "QEMU to use (default: COLO_QEMU, the system's, or a private one)")
     .option("--json", "print one JSON object at the end, and nothing else")
@@ -47,9 +54,9 @@ export function demoCommand() {
 }
 
 interface DemoOptions {
-  readonly mode: string;
+  readonly mode: ReplicationMode;
   readonly memory: number;
-  readonly period: number;
+  readonly period?: number | "adaptive" | undefined;
   readonly checkpoints: number;
   readonly qemu?: string | undefined;
   readonly json?: true | undefined;
@@ -60,7 +67,11 @@ async function runDemo(
   directory: string,
   signal: AbortSignal,
 ): Promise<DemoResult> {
-  const { memory: memoryMiB, period: periodMs } = options;
+  const { mode, memory: memoryMiB } = options;
+  const periodMs = options.period ?? PERIOD_MS[mode];
+  if (periodMs === "adaptive" && mode !== "continuous") {
+    throw new ConfigError("Cannot run the demo: --period adaptive is for --mode continuous");
+  }
   await findQemu({ path: options.qemu, role: "primary", progress });
   const guest = await prepareDemoGuest({ progress });
   signal.throwIfAborted();
@@ -68,6 +79,7 @@ async function runDemo(
   const session = await DemoSession.start({
     guest,
     memoryMiB,
+    mode,
     periodMs,
     directory,
     qemuPath: options.qemu,
@@ -83,11 +95,12 @@ async function runDemo(
     signal.throwIfAborted();
     await session.protected();
     const { checkpoints } = options;
-    await session.checkpointed(checkpoints, checkpoints * periodMs * 2 + CHECKPOINTS_SLACK_MS);
+    const expectedMs = checkpoints * (periodMs === "adaptive" ? PERIOD_MS.continuous : periodMs);
+    await session.checkpointed(checkpoints, expectedMs * 2 + CHECKPOINTS_SLACK_MS);
     show("demo", `kill -9 ${session.qemuPid("primary")}: the primary QEMU`);
     const takeover = await session.killPrimary();
     return demoResult(
-      options.mode,
+      mode,
       memoryMiB,
       session.primary.reports,
       session.checkpoints,
@@ -147,6 +160,10 @@ async function keepLogs(from: string, to: string): Promise<void> {
   for await (const entry of Deno.readDir(from)) {
     if (entry.isFile) await Deno.copyFile(`${from}/${entry.name}`, `${to}/${entry.name}`);
   }
+}
+
+function period(text: string): number | "adaptive" {
+  return text === "adaptive" ? text : wholeNumber(10, 60_000)(text);
 }
 
 function wholeNumber(min: number, max: number): (text: string) => number {

@@ -8,7 +8,8 @@
  * ├── LocalProtocolError     we were about to say something the protocol forbids (our bug)
  * ├── RemoteProtocolError    a peer's bytes are wrong; carries the offset
  * │   ├── StreamError        QEMU's migration stream or a COLO message
- * │   └── WireError          a frame of the link between two engines
+ * │   ├── WireError          a frame of the link between two engines
+ * │   └── PacketError        a record of a packet chardev of QEMU's
  * ├── LinkError              the connection between two engines cannot be made or is gone
  * ├── StoreError             a stored checkpoint is missing or damaged, or cannot be written
  * ├── QemuError              QEMU is missing, unsuitable, or ended
@@ -64,6 +65,11 @@ export class StreamError extends RemoteProtocolError {
 /** A frame of the link between two engines is wrong. */
 export class WireError extends RemoteProtocolError {
   override name = "WireError";
+}
+
+/** A record of a packet chardev of QEMU's is wrong. A new connection begins with a new record. */
+export class PacketError extends RemoteProtocolError {
+  override name = "PacketError";
 }
 
 /** The connection between two engines cannot be made, or is gone. */

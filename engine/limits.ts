@@ -64,3 +64,63 @@ export const STORE_METADATA_BYTES_MAX = 4 * 1024 * 1024;
 
 /** The end of a stored checkpoint, with 8 bytes for each MiB of it: of a full one of 1 TiB. */
 export const STORE_TRAILER_BYTES_MAX = 16 * 1024 * 1024;
+
+/** One command to the control socket: names and numbers. */
+export const CONTROL_OBJECT_BYTES_MAX = 64 * 1024;
+
+/** Clients of a control socket at a time. */
+export const CONTROL_CLIENTS_MAX = 16;
+
+/** Device state of a held checkpoint, with its description. */
+export const IMAGE_STATE_BYTES_MAX = DEVICE_STATE_BYTES_MAX + 16 * 1024 * 1024;
+
+/** Bytes of a journal that are kept for the next one: what a busy guest writes in a period. */
+export const JOURNAL_KEPT_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Bytes that may wait for the worker that keeps an image before no more are taken from the link. */
+export const IMAGE_QUEUE_BYTES_MAX = 16 * 1024 * 1024;
+
+/** Segments of {@linkcode PACKET_SEGMENT_BYTES} for frames of the primary: 32 MiB, 25 ms at 10 Gbit/s. */
+export const PACKET_PRIMARY_SEGMENTS = 128;
+
+/** Likewise for frames of the secondary, which are forgotten as soon as they are compared: 16 MiB. */
+export const PACKET_SECONDARY_SEGMENTS = 64;
+
+/** Likewise for datagrams that came in fragments, of either side. */
+export const PACKET_REASSEMBLY_SEGMENTS = 8;
+
+/** Where frames are read to: four of the longest ones, so that little is moved at a segment's end. */
+export const PACKET_SEGMENT_BYTES = 256 * 1024;
+
+/** Frames in a segment: as many as the smallest Ethernet frames (60 bytes, and 4 before them) fill. */
+export const PACKET_SEGMENT_FRAMES = 4096;
+
+/**
+ * Segments of frames that have left, kept to compare retransmissions with: 4 MiB, the window of many
+ * connections and little enough to stay in the processor's cache.
+ */
+export const PACKET_HISTORY_SEGMENTS = 16;
+
+/** Frames of a history looked through for a retransmission; it is near the end of one. */
+export const PACKET_HISTORY_STEPS_MAX = 4096;
+
+/** Connections tracked: 11 MiB. A guest with more open ones is compared in part, by checkpoints. */
+export const PACKET_CONNECTIONS_MAX = 65536;
+
+/** Connections without a frame for this long are forgotten; a later frame makes a new one. */
+export const PACKET_CONNECTION_IDLE_MS = 10 * 60 * 1000;
+
+/** Frames of the secondary that wait for the primary's, a connection. */
+export const PACKET_SECONDARY_AHEAD_MAX = 4096;
+
+/** How far equal datagrams of a flow may be apart in the order of the other side's. */
+export const PACKET_LOOKAHEAD_MAX = 32;
+
+/** IP datagrams of a side that are in reassembly; Linux holds 4 MiB of them. */
+export const PACKET_REASSEMBLIES_MAX = 64;
+
+/** Fragments of an IP datagram: 64 KiB in pieces of 576 bytes are 119. */
+export const PACKET_FRAGMENTS_MAX = 256;
+
+/** Inbound bytes that wait for the secondary to load, or for its QEMU to read. */
+export const PACKET_INBOUND_BYTES_MAX = 16 * 1024 * 1024;

@@ -8,7 +8,13 @@
  */
 
 import { LZ4_SOURCE_BYTES_MAX, PAGE_BYTES, XBZRLE_LENGTH_MAX } from "./format.ts";
-import { ENCODE, type KernelSet, PAGE_ENTRY_BYTES } from "./kernel_set.ts";
+import {
+  ENCODE,
+  FRAME_ENTRY_BYTES,
+  type KernelSet,
+  PAGE_ENTRY_BYTES,
+  PAIR_ENTRY_BYTES,
+} from "./kernel_set.ts";
 
 /** Unit in which a WebAssembly memory grows. */
 export const WASM_PAGE_BYTES = 65536;
@@ -191,6 +197,28 @@ export abstract class KernelDoor implements KernelSet {
       counters,
       out,
     );
+  }
+
+  scanFrames(
+    at: number,
+    end: number,
+    vnetHeader: number,
+    seed: number,
+    table: number,
+    capacity: number,
+    out: number,
+  ): number {
+    this.#checkRange(at, end - at);
+    this.#checkPart(vnetHeader, 1);
+    this.#checkPart(seed, U32_MAX);
+    this.#checkRange(table, capacity * FRAME_ENTRY_BYTES);
+    this.#checkRange(out, 8);
+    return this.#raw.scanFrames(at, end, vnetHeader, seed, table, capacity, out);
+  }
+
+  comparePairs(pairs: number, count: number): number {
+    this.#checkRange(pairs, count * PAIR_ENTRY_BYTES);
+    return this.#raw.comparePairs(pairs, count);
   }
 
   isZero(address: number, length: number): number {

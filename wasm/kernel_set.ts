@@ -52,6 +52,94 @@ export const ENCODE_COUNTER = {
   WHOLE: 3,
 } as const;
 
+/** Size of one entry of a frame table, in bytes. */
+export const FRAME_ENTRY_BYTES = 64;
+
+/** Size of one entry of the table that {@linkcode KernelSet.comparePairs} takes, in bytes. */
+export const PAIR_ENTRY_BYTES = 16;
+
+/**
+ * Longest frame of a chardev: QEMU's own buffer for one (`NET_BUFSIZE` in `include/net/net.h`), which it
+ * refuses more than.
+ */
+export const FRAME_BYTES_MAX = 69632;
+
+/** Result of {@linkcode KernelSet.scanFrames}; MORE and FULL are those of {@linkcode SCAN}. */
+export const FRAME_SCAN = {
+  /** The record at the position is not complete: more bytes are needed. */
+  MORE: 0,
+  /** The frame table is full. */
+  FULL: 2,
+  /** The record at the position has a length of zero, or of more than {@linkcode FRAME_BYTES_MAX}. */
+  BAD_LENGTH: -1,
+  /** The record at the position has a vnet header longer than itself. */
+  BAD_VNET_LENGTH: -2,
+} as const;
+
+/**
+ * The words of a frame table's entry: index of each u32, little-endian. Words that say nothing about a
+ * kind are 0, as are all but START, SIZE and KIND up to {@linkcode FRAME_KIND.MALFORMED}.
+ *
+ * ```text
+ *    0 START          address of the record, that is of its be32 length
+ *    1 SIZE           bytes of the whole record
+ *    2 KIND           one of FRAME_KIND
+ *    3 FLAGS          TCP: the flags' byte; FRAGMENT: 1 when more fragments follow
+ *    4 HASH           of words 5 to 9, with the seed
+ *    5 SOURCE         IPv4 address, or an IPv6 address folded to 32 bits
+ *    6 DESTINATION    likewise
+ *    7 PORTS          source << 16 | destination; the identifier of an ICMP echo
+ *    8 PROTOCOL       IP protocol number | 256 when it is IPv6
+ *    9 VLAN           number of tags << 24 | outer id << 12 | inner id (| id, where there is one)
+ *   10 ADDRESSES      address of the source address, which the destination's follows
+ *   11 PAYLOAD        address of the payload: TCP and UDP behind their header, ICMP with its header,
+ *                     IP and FRAGMENT behind the IP headers
+ *   12 LENGTH         bytes of it, as the headers say: padding of the frame is no part of it
+ *   13 SEQUENCE       TCP: sequence number; FRAGMENT: offset in bytes
+ *   14 ACKNOWLEDGMENT TCP: acknowledgment number; FRAGMENT: identification
+ *   15 NETWORK        address of the IP header
+ * ```
+ */
+export const FRAME = {
+  START: 0,
+  SIZE: 1,
+  KIND: 2,
+  FLAGS: 3,
+  HASH: 4,
+  SOURCE: 5,
+  DESTINATION: 6,
+  PORTS: 7,
+  PROTOCOL: 8,
+  VLAN: 9,
+  ADDRESSES: 10,
+  PAYLOAD: 11,
+  LENGTH: 12,
+  SEQUENCE: 13,
+  ACKNOWLEDGMENT: 14,
+  NETWORK: 15,
+} as const;
+
+/** Bit of {@linkcode FRAME.PROTOCOL} that says IPv6. */
+export const FRAME_IPV6 = 0x100;
+
+/** What a frame is; up to MALFORMED nothing in it is compared. */
+export const FRAME_KIND = {
+  /** Not IP: LLDP, an 802.3 length, a third VLAN tag. */
+  OTHER: 0,
+  ARP: 1,
+  /** IPv6 neighbor discovery (ICMPv6 types 133 to 137): what ARP is to IPv4. */
+  NEIGHBOR: 2,
+  /** A header that says more than its frame holds, or contradicts itself. */
+  MALFORMED: 3,
+  TCP: 4,
+  UDP: 5,
+  ICMP: 6,
+  /** Any other protocol over IP. */
+  IP: 7,
+  /** A part of an IP datagram. */
+  FRAGMENT: 8,
+} as const;
+
 /** The kernels, over one memory. */
 export interface KernelSet {
   /** The whole memory. A view taken before {@linkcode alloc} may be
@@ -172,6 +260,39 @@ export interface KernelSet {
     counters: number,
     out: number,
   ): number;
+
+  /**
+   * Cut what a packet chardev of QEMU's sent into records (be32 length, and with vnet headers be32 vnet
+   * header length, then that many bytes: `net/filter-mirror.c`), and enter what each frame is into a
+   * frame table ({@linkcode FRAME}): Ethernet with up to two VLAN tags, IPv4 with options, IPv6 with
+   * up to eight extension headers, TCP, UDP, ICMP. Stops at the first record it cannot take.
+   *
+   * @param at Address of the first record
+   * @param end Address behind the last byte that has arrived
+   * @param vnetHeader 1 when records carry a vnet header
+   * @param seed Of the hash: what a stranger does not know cannot be made to collide
+   * @param table Address of the first free entry
+   * @param capacity Entries there is room for
+   * @param out Address of two u32: the position reached, and the entries written
+   * @returns one of {@linkcode FRAME_SCAN}
+   */
+  scanFrames(
+    at: number,
+    end: number,
+    vnetHeader: number,
+    seed: number,
+    table: number,
+    capacity: number,
+    out: number,
+  ): number;
+
+  /**
+   * Compare many pairs of ranges. An entry is four u32: address of the one, of the other, length, and
+   * the result, which is written: 1 when both exist and are equal, 0 otherwise.
+   *
+   * @returns How many are not equal
+   */
+  comparePairs(pairs: number, count: number): number;
 
   /** 1 when all `length` bytes are zero. */
   isZero(address: number, length: number): number;

@@ -6,7 +6,19 @@
  * @module
  */
 
-export { ENCODE, ENCODE_COUNTER, PAGE_ENTRY_BYTES, SCAN } from "./kernel_set.ts";
+export {
+  ENCODE,
+  ENCODE_COUNTER,
+  FRAME,
+  FRAME_BYTES_MAX,
+  FRAME_ENTRY_BYTES,
+  FRAME_IPV6,
+  FRAME_KIND,
+  FRAME_SCAN,
+  PAGE_ENTRY_BYTES,
+  PAIR_ENTRY_BYTES,
+  SCAN,
+} from "./kernel_set.ts";
 export type { KernelSet } from "./kernel_set.ts";
 export { ReferenceKernels } from "./reference/mod.ts";
 export { WasmKernels } from "./wasm_kernels.ts";

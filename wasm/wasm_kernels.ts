@@ -21,6 +21,8 @@ const KERNEL_NAMES: readonly (keyof RawKernels)[] = [
   "markPages",
   "collectPages",
   "encodePages",
+  "scanFrames",
+  "comparePairs",
   "isZero",
   "isEqual",
   "copy",

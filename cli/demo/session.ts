@@ -5,7 +5,12 @@
  * @module
  */
 
-import { formatVmConfig, parseVmConfig } from "../../engine/config/mod.ts";
+import {
+  formatVmConfig,
+  parseVmConfig,
+  type ReplicationMode,
+  type VmConfig,
+} from "../../engine/config/mod.ts";
 import { ColoError } from "../../engine/errors.ts";
 import type { CheckpointReport, Report } from "../../engine/host/mod.ts";
 import type { DemoGuest } from "../../engine/vm/mod.ts";
@@ -16,7 +21,10 @@ import { EngineProcess } from "./engine_process.ts";
 export interface SessionOptions {
   readonly guest: DemoGuest;
   readonly memoryMiB: number;
-  readonly periodMs: number;
+  /** `colo` when left out. */
+  readonly mode?: ReplicationMode | undefined;
+  /** In milliseconds, or `adaptive` in mode `continuous`. */
+  readonly periodMs: number | "adaptive";
   /** More lines of `[replication]`, the same for both sides. */
   readonly replication?: readonly string[];
   /** A directory of the session's own: configs, consoles, logs. */
@@ -25,6 +33,8 @@ export interface SessionOptions {
   readonly append?: string;
   /** QEMU to use on both sides. */
   readonly qemuPath?: string | undefined;
+  /** Makes another config of what a side's would be. */
+  readonly configure?: (config: VmConfig, side: "primary" | "standby") => VmConfig;
   readonly signal?: AbortSignal;
   readonly onReport?: (side: "primary" | "standby", report: Report) => void;
   readonly onTick?: (side: "primary" | "standby", n: number, fileOk: boolean) => void;
@@ -62,7 +72,7 @@ export class DemoSession {
   readonly primaryConsole: ConsoleTail;
   readonly standbyConsole: ConsoleTail;
   readonly #options: SessionOptions;
-  readonly #standbyToml: string;
+  readonly standbyToml: string;
   readonly #poller: ReturnType<typeof setInterval>;
 
   private constructor(options: SessionOptions, primaryToml: string, standbyToml: string) {
@@ -70,7 +80,7 @@ export class DemoSession {
     this.#options = options;
     this.primaryConsole = new ConsoleTail(`${directory}/primary-console.log`);
     this.standbyConsole = new ConsoleTail(`${directory}/standby-console.log`);
-    this.#standbyToml = standbyToml;
+    this.standbyToml = standbyToml;
     this.standby = this.#startStandby();
     this.primary = new EngineProcess(["run", primaryToml], (report) => {
       if (report.event === "checkpoint" && report.replicated) this.checkpoints.push(report);
@@ -81,10 +91,10 @@ export class DemoSession {
 
   /** Write the configs and start both commands. */
   static async start(options: SessionOptions): Promise<DemoSession> {
-    const { directory, guest, memoryMiB, periodMs, replication, append, qemuPath } = options;
+    const { directory, guest, memoryMiB, mode, periodMs, replication, append, qemuPath } = options;
     const port = freePort();
     const config = (side: "primary" | "standby") =>
-      formatVmConfig(parseVmConfig(
+      parseVmConfig(
         [
           "[vm]",
           'name = "demo"',
@@ -98,28 +108,31 @@ export class DemoSession {
           // The guest's web server: on the primary from the start, on the standby once it took over.
           `netdev = "user,restrict=on,hostfwd=tcp:127.0.0.1:${freePort()}-:80"`,
           "[replication]",
-          `period = ${periodMs}`,
+          `mode = "${mode ?? "colo"}"`,
+          `period = ${JSON.stringify(periodMs)}`,
           ...(replication ?? []),
           side === "primary" ? `peer = "127.0.0.1:${port}"` : `listen = "127.0.0.1:${port}"`,
           ...(qemuPath === undefined ? [] : ["[qemu]", `path = ${JSON.stringify(qemuPath)}`]),
         ].join("\n"),
         `${directory}/${side}.toml`,
-      ));
+      );
+    const { configure = (config) => config } = options;
     for (const side of ["primary", "standby"] as const) {
-      await Deno.writeTextFile(`${directory}/${side}.toml`, config(side));
+      const text = formatVmConfig(configure(config(side), side));
+      await Deno.writeTextFile(`${directory}/${side}.toml`, text);
     }
     return new DemoSession(options, `${directory}/primary.toml`, `${directory}/standby.toml`);
   }
 
   /** Start another standby with the same config, in place of one that has ended. */
-  restartStandby(): void {
-    this.standby = this.#startStandby();
+  restartStandby(...options: readonly string[]): void {
+    this.standby = this.#startStandby(...options);
   }
 
-  #startStandby(): EngineProcess {
+  #startStandby(...options: readonly string[]): EngineProcess {
     const { directory, onReport } = this.#options;
     return new EngineProcess(
-      ["standby", this.#standbyToml],
+      ["standby", this.standbyToml, ...options],
       (report) => onReport?.("standby", report),
       `${directory}/standby.log`,
     );
@@ -143,17 +156,27 @@ export class DemoSession {
     return started.pid;
   }
 
-  /** Kill the primary QEMU and watch the secondary take over. */
-  async killPrimary(): Promise<Takeover> {
+  /**
+   * Kill the primary QEMU and watch the secondary take over.
+   *
+   * @param ticksAfter So many must the survivor show
+   */
+  async killPrimary(ticksAfter = TICKS_AFTER): Promise<Takeover> {
     const killedMs = performance.timeOrigin + performance.now();
     Deno.kill(this.qemuPid("primary"), "SIGKILL");
+    return await this.survived(killedMs, ticksAfter);
+  }
+
+  /** Watch the secondary take over from a primary that was killed at `killedMs` since the epoch. */
+  async survived(killedMs: number, ticksAfter = TICKS_AFTER): Promise<Takeover> {
     const running = await this.standby.waitFor("running", () => true, TAKEOVER_MS);
     this.#poll();
     const before = this.primaryConsole.ticks;
     const after = this.standbyConsole.ticks;
-    const shadow = after.length;
+    // A secondary that ran along has shown ticks of its own.
+    const shadow = this.#options.mode === "continuous" ? 0 : after.length;
     await this.#until(
-      () => after.length >= shadow + TICKS_AFTER,
+      () => after.length >= shadow + ticksAfter,
       TAKEOVER_MS,
       "the survivor ticks",
     );

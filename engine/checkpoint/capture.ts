@@ -108,6 +108,11 @@ export class Capture {
       !this.#absorbing && this.#deviceState.length > 0;
   }
 
+  /** Whether mirror and device state are one checkpoint, once no more of the next one will arrive. */
+  get restorable(): boolean {
+    return this.#early === 0 && !this.#absorbing && this.#deviceState.length > 0;
+  }
+
   /** Device state of the whole checkpoint that is still staged. */
   get stagedDeviceState(): Uint8Array<ArrayBuffer> {
     return this.#stagedDeviceState;
@@ -234,9 +239,8 @@ export class Capture {
     this.#absorbing = true;
     const { mirror } = this;
     const pages = this.reader.staging;
-    const missing = mirror.missingPages;
     mirror.markMissing(pages);
-    return { pages, ordered: mirror.missingPages !== missing + pages.pageCount };
+    return { pages, ordered: mirror.hasTwice(pages) };
   }
 
   /** Pages of the staged checkpoint went into the mirror early. */

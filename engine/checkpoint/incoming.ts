@@ -10,7 +10,7 @@ import { BLOCK_NAME_BYTES_MAX, DEVICE_STATE_BYTES_MAX, PAGE_BYTES } from "../lim
 import type { RamBlock } from "../stream/format.ts";
 import { RamRecords } from "../stream/ram_section.ts";
 import { exclusiveOr } from "./device_state_delta.ts";
-import type { WholeCheckpoint } from "./live_replica.ts";
+import type { WholeCheckpoint } from "./replica.ts";
 
 /** What a commit says about the checkpoint that it ends. */
 export interface CommitTotals {

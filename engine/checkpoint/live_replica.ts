@@ -19,27 +19,12 @@
  * @module
  */
 
-import { LocalProtocolError, StreamError } from "../errors.ts";
+import { LocalProtocolError, StateError, StreamError } from "../errors.ts";
 import { REPLICA_HELD_BYTES_MAX } from "../limits.ts";
 import type { RamBlock } from "../stream/format.ts";
 import { type ReturnPathEvent, ReturnPathReader } from "../stream/return_path.ts";
 import * as write from "../stream/writer.ts";
-
-/** A checkpoint that is held as a whole. */
-export interface WholeCheckpoint {
-  readonly epoch: number;
-  /** RAM records; each chunk starts with one that names its block. */
-  readonly chunks: readonly Uint8Array[];
-  readonly deviceState: Uint8Array;
-}
-
-/** What to do for a replica, in this order. */
-export type ReplicaEffect =
-  | { readonly type: "write"; readonly bytes: readonly Uint8Array[] }
-  /** Get QEMU ready for a load, then call {@linkcode LiveReplica.prepared}. */
-  | { readonly type: "prepare" }
-  /** QEMU runs from this checkpoint, and has passed over those that were merged with it. */
-  | { readonly type: "loaded"; readonly epoch: number };
+import type { Replica, ReplicaAnswer, ReplicaEffect, WholeCheckpoint } from "./replica.ts";
 
 /** How far a live replica is. */
 export type LiveReplicaState =
@@ -52,7 +37,8 @@ export type LiveReplicaState =
   | "loading";
 
 /** The engine's side of one secondary QEMU. */
-export class LiveReplica {
+export class LiveReplica implements Replica {
+  readonly lasting = false;
   readonly #answers = new ReturnPathReader();
   readonly #heldBytesMax: number;
   #state: LiveReplicaState = "empty";
@@ -65,6 +51,7 @@ export class LiveReplica {
   #heldBytes = 0;
   #wanted = false;
   #loadingEpoch = 0;
+  #wholeEpoch = -1;
 
   /** @param heldBytesMax More than this is not held without a load */
   constructor(heldBytesMax: number = REPLICA_HELD_BYTES_MAX) {
@@ -88,6 +75,48 @@ export class LiveReplica {
   /** Whether another checkpoint may come: false when QEMU is too slow for what waits for it. */
   get hasRoom(): boolean {
     return this.#heldBytes <= this.#heldBytesMax;
+  }
+
+  get holds(): boolean {
+    return this.#state !== "empty" && this.#state !== "seeding";
+  }
+
+  get seeding(): boolean {
+    return this.#state === "seeding";
+  }
+
+  get takesPages(): boolean {
+    return this.seeding;
+  }
+
+  get committedEpoch(): number {
+    return this.hasRoom ? this.#wholeEpoch : -1;
+  }
+
+  pages(chunk: Uint8Array): ReplicaEffect[] {
+    return this.seeding ? this.seedPages(chunk) : [];
+  }
+
+  commit(checkpoint: WholeCheckpoint, load: boolean): ReplicaEffect[] {
+    if (this.seeding) return this.seedCommit(checkpoint.epoch, checkpoint.deviceState);
+    return load ? this.load(checkpoint) : this.hold(checkpoint);
+  }
+
+  /** What is arriving is kept by others until it is whole. */
+  drop(): ReplicaEffect[] {
+    return [];
+  }
+
+  answer(answer: ReplicaAnswer): ReplicaEffect[] {
+    switch (answer.type) {
+      case "prepared":
+        // The replica it was for may have been thrown away meanwhile.
+        return this.#state === "preparing" ? this.prepared() : [];
+      case "qemu-answer":
+        return this.received(answer.bytes);
+      default:
+        throw new StateError(`Cannot take ${answer.type}`, "live", "image");
+    }
   }
 
   /** Begin the initial stream. */
@@ -119,6 +148,7 @@ export class LiveReplica {
     this.#require("seeding");
     this.#state = "starting";
     this.#epoch = epoch;
+    this.#wholeEpoch = epoch;
     const id = this.#ramSectionId;
     return [{
       type: "write",
@@ -136,6 +166,7 @@ export class LiveReplica {
     }
     this.#deviceState = deviceState;
     this.#heldEpoch = epoch;
+    this.#wholeEpoch = epoch;
     return this.hasRoom ? this.#next() : this.loadHeld();
   }
 

@@ -17,7 +17,13 @@ import { ENCODE, type KernelSet, PAGE_ENTRY_BYTES } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
 import { PAGE_BYTES } from "../limits.ts";
 import type { PlacedBlock } from "../stream/format.ts";
-import { allocateBuffers, type EncodeJob, type EncoderShard, JOB_PAGES } from "./page_encoder.ts";
+import {
+  allocateBuffers,
+  type EncodeJob,
+  type EncoderShard,
+  JOB_PAGES,
+  type Piece,
+} from "./page_encoder.ts";
 import { entriesOf, Shard } from "./shard.ts";
 
 /** How a mirror is laid out. */
@@ -39,6 +45,13 @@ export interface PageTable {
   readonly pageCount: number;
 }
 
+/** A bitmap in a shard's memory. */
+export interface TouchedPages {
+  readonly firstPage: number;
+  readonly pages: number;
+  readonly address: number;
+}
+
 const GIB = 1024 ** 3;
 
 /** The mirror of one guest. */
@@ -47,6 +60,8 @@ export class Mirror {
   readonly pages: number;
   readonly #shards: readonly Shard[];
   readonly #jobPages: number;
+  /** A bit for each page, all of them 0 but while {@linkcode hasTwice} runs. */
+  readonly #seen: Uint8Array;
 
   /**
    * @param blocks The guest's RAM blocks
@@ -66,12 +81,35 @@ export class Mirror {
       page += pages;
     }
     this.#shards = shards;
+    this.#seen = new Uint8Array(Math.ceil(this.pages / 8));
     this.#jobPages = Math.min(options.jobPages ?? JOB_PAGES, JOB_PAGES);
   }
 
   /** The kernels over the memory of each shard; the first is that which QEMU's bytes are read to. */
   get kernels(): readonly KernelSet[] {
     return this.#shards.map((shard) => shard.kernels);
+  }
+
+  /** Where the guest's pages lie in the memory of each shard. */
+  get pieces(): readonly (readonly Piece[])[] {
+    return this.#shards.map((shard) => shard.pieces);
+  }
+
+  /**
+   * Where each shard notes which pages have changed since {@linkcode clearTouched}: a bit set for each,
+   * from its first page on.
+   */
+  get touched(): readonly TouchedPages[] {
+    return this.#shards.map(({ firstPage, pages, touched }) => ({
+      firstPage,
+      pages,
+      address: touched,
+    }));
+  }
+
+  /** No page has changed, as long as none is on its way into the mirror. */
+  clearTouched(): void {
+    for (const shard of this.#shards) shard.clearTouched();
   }
 
   /** Reserve for good what one encoder needs in each shard's memory. */
@@ -105,6 +143,23 @@ export class Mirror {
   /** Take pages into the mirror without sending them. */
   absorb(pages: PageTable): void {
     for (const { shard, batch } of this.#batches(pages)) shard.absorb(batch);
+  }
+
+  /** Whether one of these pages comes twice, so that their order matters. */
+  hasTwice({ kernels, table, pageCount }: PageTable): boolean {
+    const entries = new DataView(kernels.bytes.buffer, table, pageCount * PAGE_ENTRY_BYTES);
+    const seen = this.#seen;
+    let twice = false;
+    for (let at = 0; at < entries.byteLength; at += PAGE_ENTRY_BYTES) {
+      const page = entries.getUint32(at, true);
+      const bit = 1 << (page & 7);
+      twice ||= (seen[page >>> 3]! & bit) !== 0;
+      seen[page >>> 3]! |= bit;
+    }
+    for (let at = 0; at < entries.byteLength; at += PAGE_ENTRY_BYTES) {
+      seen[entries.getUint32(at, true) >>> 3] = 0;
+    }
+    return twice;
   }
 
   /**

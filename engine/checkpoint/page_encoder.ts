@@ -158,8 +158,10 @@ function encodeChunk(
   let bytes = 0;
   let piece: Piece | undefined;
   while (next < count && CHUNK_BYTES - bytes >= RECORD_BYTES_MAX) {
-    const here = pieceOf(pieces, u32(kernels, buffers.table + next * PAGE_ENTRY_BYTES));
+    const page = u32(kernels, buffers.table + next * PAGE_ENTRY_BYTES);
+    const here = pieceOf(pieces, page);
     const named = here !== piece;
+    const before = next;
     piece = here;
     const written = kernels.encodePages(
       mode === ENCODE.SEED && !piece.isMain ? ENCODE.WHOLE : mode,
@@ -179,6 +181,9 @@ function encodeChunk(
     );
     next = u32(kernels, buffers.out);
     bytes += written;
+    if (next === before) {
+      throw new LocalProtocolError(`Cannot encode page ${page}: its content is not in memory`);
+    }
     // Nothing was written: the block is yet to be named.
     if (written === 0) piece = undefined;
   }

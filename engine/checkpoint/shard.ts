@@ -27,6 +27,8 @@ export class Shard {
   readonly pieces: readonly Piece[];
   readonly #mirror: number;
   readonly #missing: number;
+  /** Address of the bitmap of pages whose content has changed, or is about to. */
+  readonly touched: number;
   readonly #table: number;
   #inbox = 0;
   readonly #out: number;
@@ -39,6 +41,7 @@ export class Shard {
   ) {
     this.#mirror = kernels.alloc(pages * PAGE_BYTES);
     this.#missing = kernels.alloc(Math.ceil(pages / 8));
+    this.touched = kernels.alloc(Math.ceil(pages / 8));
     this.#table = kernels.alloc(JOB_PAGES * PAGE_ENTRY_BYTES);
     this.#out = kernels.alloc(8);
     const main = Math.max(...blocks.map((block) => block.pages));
@@ -80,6 +83,10 @@ export class Shard {
     this.kernels.bitmapSet(this.#missing, this.pages, 0, this.pages);
   }
 
+  clearTouched(): void {
+    this.kernels.bitmapClear(this.touched, this.pages, 0, this.pages);
+  }
+
   clearMissing(): void {
     this.kernels.bitmapClear(this.#missing, this.pages, 0, this.pages);
   }
@@ -89,6 +96,7 @@ export class Shard {
     const table = batch.table + batch.from * PAGE_ENTRY_BYTES;
     const count = batch.pageCount - batch.from;
     this.#inside(kernels.markPages(table, count, this.#missing, firstPage, pages));
+    kernels.markPages(table, count, this.touched, firstPage, pages);
   }
 
   absorb(batch: PageBatch): void {
@@ -96,6 +104,7 @@ export class Shard {
     const table = batch.table + batch.from * PAGE_ENTRY_BYTES;
     const count = batch.pageCount - batch.from;
     this.#inside(kernels.applyPages(table, count, this.#mirror, firstPage, pages));
+    kernels.markPages(table, count, this.touched, firstPage, pages);
   }
 
   /** Copy pages `from .. to` of a table in another memory here, as many as the inbox takes. */

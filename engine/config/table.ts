@@ -50,11 +50,13 @@ export class Table<Key extends string> {
     return value;
   }
 
-  integer(key: Key, min: number, max: number): number | undefined {
+  /** @param others What may stand there besides, for the message */
+  integer(key: Key, min: number, max: number, others = ""): number | undefined {
     const value = this.#values[key];
     if (value === undefined) return undefined;
     if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
-      this.fail(key, `is ${show(value)}, but must be a whole number from ${min} to ${max}`);
+      const range = `a whole number from ${min} to ${max}${others}`;
+      this.fail(key, `is ${show(value)}, but must be ${range}`);
     }
     return value;
   }
@@ -65,6 +67,11 @@ export class Table<Key extends string> {
       this.fail(key, `is ${show(value)}, but must be true or false`);
     }
     return value;
+  }
+
+  /** Whether it is this very text. */
+  is(key: Key, text: string): boolean {
+    return this.#values[key] === text;
   }
 
   choice<Value extends string>(key: Key, values: readonly Value[]): Value | undefined {

@@ -25,15 +25,26 @@
  * vnetHdr = false
  *
  * [replication]
- * mode = "colo"
- * period = 500                   # ms between checkpoints that are loaded at the most
+ * mode = "colo"                  # colo: the standby's VM runs too; continuous: it waits, its memory is kept up to date
+ * period = 500                   # ms between checkpoints that are loaded at the most; continuous: 100, or "adaptive"
  * microPeriod = 30               # ms between those that are only held; 0, as when left out: none
  * minInterval = 30               # ms between checkpoints at the least
- * pauseShare = 5                 # percent of time at the most that checkpoints may keep it paused
+ * pauseShare = 5                 # percent of time at the most that checkpoints may keep it paused; continuous: 50, adaptive: 10
  * inFlight = 1                   # checkpoints on their way to the standby at the most
+ * revive = false                 # on the primary: a QEMU that crashes without a standby is started again from the last checkpoint
+ * stateDirectory = "/dev/shm/x"  # on a continuous standby: where the guest's memory is kept; chosen by itself when left out
+ * sharedMemory = true            # on a continuous standby: whether QEMU runs on that memory itself; if not it has its own
  * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
  * listen = "127.0.0.1:7700"      # on the standby
+ *
+ * [store]
+ * directory = "checkpoints"      # where `colo checkpoint save` puts them
+ * retain = 10                    # how many are kept; all, as when left out
+ * images = "/dev/shm/web1"       # where `colo restore --instant` has RAM images; beside the checkpoints
+ *
+ * [control]
+ * socket = "web1.sock"           # where `colo checkpoint save` finds the running VM
  *
  * [qemu]
  * path = "/opt/qemu/bin/qemu-system-x86_64"
@@ -83,9 +94,15 @@ export interface NicSection {
   readonly vnetHdr: boolean;
 }
 
+/**
+ * `colo`: the secondary VM runs too. `continuous`: it does not, its memory is kept up to date and its QEMU
+ * stands by.
+ */
+export type ReplicationMode = "colo" | "continuous";
+
 /** How the VM is protected. */
 export interface ReplicationSection {
-  readonly mode: "colo";
+  readonly mode: ReplicationMode;
   readonly periodMs: number;
   /** Between checkpoints that the secondary only holds, shorter than the period; 0: there are none. */
   readonly microPeriodMs: number;
@@ -94,10 +111,25 @@ export interface ReplicationSection {
   readonly pauseShareMax: number;
   /** Checkpoints that the standby has not committed yet, at most: more than 1 help where it is far away. */
   readonly inFlightMax: number;
+  /** Whether a primary QEMU that crashes without a secondary is started again from the mirror. */
+  readonly revive: boolean;
+  /** Where a continuous secondary keeps the guest's memory; chosen by itself when left out. */
+  readonly stateDirectory?: string | undefined;
+  /** Whether the standby QEMU maps that memory, or has it fed to memory of its own. */
+  readonly sharedMemory: boolean;
   /** "none": the link may leave this machine, and anyone on its way can read and change it. */
   readonly encryption?: "none" | undefined;
   readonly peer?: LinkAddress | undefined;
   readonly listen?: LinkAddress | undefined;
+}
+
+/** Where checkpoints are stored. */
+export interface StoreSection {
+  readonly directory: string;
+  /** How many checkpoints are kept; all where it is left out. */
+  readonly retain?: number | undefined;
+  /** Where RAM images are, if not beside the checkpoints. */
+  readonly images?: string | undefined;
 }
 
 /** A whole `vm.toml`. */
@@ -107,6 +139,9 @@ export interface VmConfig {
   readonly vm: VmSection;
   readonly replication: ReplicationSection;
   readonly qemuPath?: string | undefined;
+  readonly store?: StoreSection | undefined;
+  /** Path of the control socket, if not the usual one. */
+  readonly controlPath?: string | undefined;
 }
 
 const VM_KEYS = [
@@ -123,6 +158,7 @@ const VM_KEYS = [
   "disks",
   "nics",
 ] as const;
+const STORE_KEYS = ["directory", "retain", "images"] as const;
 const DISK_KEYS = ["path", "format"] as const;
 const NIC_KEYS = ["mac", "netdev", "model", "vnetHdr"] as const;
 const REPLICATION_KEYS = [
@@ -132,6 +168,9 @@ const REPLICATION_KEYS = [
   "minInterval",
   "pauseShare",
   "inFlight",
+  "revive",
+  "stateDirectory",
+  "sharedMemory",
   "encryption",
   "peer",
   "listen",
@@ -175,20 +214,34 @@ export function parseVmConfig(text: string, path: string): VmConfig {
       `Cannot use ${path}: ${name} is given twice, on lines ${lines.join(" and ")}`,
     );
   }
-  const root = new Table(parseToml(text, path), path, "", ["vm", "replication", "qemu"]);
+  const root = new Table(parseToml(text, path), path, "", [
+    "vm",
+    "replication",
+    "qemu",
+    "store",
+    "control",
+  ]);
   const directory = dirname(path);
   // All keys are looked at before any value is.
   const vmTable = root.table("vm", VM_KEYS);
   const replicationTable = root.table("replication", REPLICATION_KEYS);
   const qemuTable = root.table("qemu", ["path"]);
+  const storeTable = root.table("store", STORE_KEYS);
+  const controlTable = root.table("control", ["socket"]);
   const vm = readVm(vmTable, directory);
   const replication = readReplication(replicationTable, directory);
   const qemuPath = qemuTable.text("path");
+  const store = readStore(storeTable, directory);
+  const controlPath = controlTable.text("socket");
   return {
     path,
     vm,
     replication,
     qemuPath: qemuPath === undefined ? undefined : resolve(directory, qemuPath),
+    ...(store === undefined ? {} : { store }),
+    ...(controlPath === undefined
+      ? {}
+      : { controlPath: readSocket(controlTable, resolve(directory, controlPath)) }),
   };
 }
 
@@ -276,13 +329,37 @@ function readNic(table: NicTable): NicSection {
   };
 }
 
+/**
+ * What is right for one mode is not for the other: in `continuous` every packet waits for a checkpoint, so
+ * that one who sets a period means it, and the bound is but a safeguard.
+ */
+const DEFAULTS = {
+  colo: { periodMs: 500, pausePercent: 5, otherPeriod: "" },
+  continuous: { periodMs: 100, pausePercent: 50, otherPeriod: ' or "adaptive"' },
+} as const;
+
+/** As often as the bound on pauses allows, and not more often than this. */
+const ADAPTIVE = "adaptive";
+const ADAPTIVE_PERIOD_MS = 25;
+const ADAPTIVE_PAUSE_PERCENT = 10;
+
 function readReplication(
   table: Table<typeof REPLICATION_KEYS[number]>,
   directory: string,
 ): ReplicationSection {
-  const mode = table.choice("mode", ["colo"]) ?? "colo";
-  const periodMs = table.integer("period", 10, 600_000) ?? 500;
+  const mode = table.choice("mode", ["colo", "continuous"]) ?? "colo";
+  const defaults = DEFAULTS[mode];
+  const adaptive = mode === "continuous" && table.is("period", ADAPTIVE);
+  const periodMs = adaptive
+    ? ADAPTIVE_PERIOD_MS
+    : table.integer("period", 10, 600_000, defaults.otherPeriod) ?? defaults.periodMs;
   const microPeriodMs = table.integer("microPeriod", 0, 600_000) ?? 0;
+  if (mode === "continuous" && microPeriodMs > 0) {
+    table.fail(
+      "microPeriod",
+      "has no use where nothing is loaded: leave it out in mode continuous",
+    );
+  }
   if (microPeriodMs >= periodMs) {
     table.fail(
       "microPeriod",
@@ -299,6 +376,7 @@ function readReplication(
       `is ${minIntervalMs}, but must not exceed replication.${shortest}, which is ${shortestMs}`,
     );
   }
+  const stateDirectory = table.text("stateDirectory");
   const encryption = table.choice("encryption", ["none"]);
   const reach = encryption === "none" ? "network" : "host";
   const address = (key: "peer" | "listen") => {
@@ -319,12 +397,48 @@ function readReplication(
     periodMs,
     microPeriodMs,
     minIntervalMs,
-    pauseShareMax: (table.integer("pauseShare", 1, 100) ?? 5) / 100,
+    pauseShareMax: (table.integer("pauseShare", 1, 100) ??
+      (adaptive ? ADAPTIVE_PAUSE_PERCENT : defaults.pausePercent)) / 100,
     inFlightMax: table.integer("inFlight", 1, IN_FLIGHT_MAX) ?? 1,
+    revive: table.boolean("revive") ?? false,
+    stateDirectory: stateDirectory === undefined ? undefined : resolve(directory, stateDirectory),
+    sharedMemory: table.boolean("sharedMemory") ?? true,
     encryption,
     peer: address("peer"),
     listen: address("listen"),
   };
+}
+
+function readStore(
+  table: Table<typeof STORE_KEYS[number]>,
+  directory: string,
+): StoreSection | undefined {
+  const path = table.text("directory");
+  const retain = table.integer("retain", 1, 1000);
+  const images = table.text("images");
+  if (path === undefined) {
+    const key = retain !== undefined ? "retain" : images !== undefined ? "images" : undefined;
+    return key === undefined ? undefined : table.fail(key, "needs store.directory as well");
+  }
+  return {
+    directory: resolve(directory, path),
+    ...(retain === undefined ? {} : { retain }),
+    ...(images === undefined ? {} : { images: resolve(directory, images) }),
+  };
+}
+
+function readSocket(table: Table<"socket">, path: string): string {
+  const { length } = new TextEncoder().encode(path);
+  if (length <= UNIX_PATH_BYTES_MAX) return path;
+  return table.fail("socket", `has ${length} bytes, the system takes ${UNIX_PATH_BYTES_MAX}`);
+}
+
+/** The store, which saving and restoring need. */
+export function requireStore({ path, store }: VmConfig): StoreSection {
+  if (store !== undefined) return store;
+  throw new ConfigError(
+    `Cannot use ${path}: store.directory is missing: say where checkpoints are to be`,
+  );
 }
 
 /** The standby's address, which a primary needs. */
@@ -344,10 +458,11 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 }
 
 /** The TOML text of a config: {@linkcode parseVmConfig} reads the same from it. */
-export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string {
+export function formatVmConfig(config: VmConfig): string {
+  const { vm, replication, qemuPath, store, controlPath } = config;
   const { memoryMiB, ...rest } = vm;
   const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, inFlightMax } = replication;
-  const { encryption, peer, listen } = replication;
+  const { encryption, peer, listen, revive, stateDirectory, sharedMemory } = replication;
   return stringify({
     vm: present({ ...rest, memory: memoryMiB }),
     replication: present({
@@ -357,11 +472,16 @@ export function formatVmConfig({ vm, replication, qemuPath }: VmConfig): string 
       minInterval: minIntervalMs,
       pauseShare: Math.round(pauseShareMax * 100),
       inFlight: inFlightMax,
+      revive,
+      stateDirectory,
+      sharedMemory,
       encryption,
       peer: peer && formatAddress(peer),
       listen: listen && formatAddress(listen),
     }),
     ...(qemuPath === undefined ? {} : { qemu: { path: qemuPath } }),
+    ...(store === undefined ? {} : { store: present({ ...store }) }),
+    ...(controlPath === undefined ? {} : { control: { socket: controlPath } }),
   });
 }
 

@@ -8,6 +8,7 @@
  *                          ^                         |                   |                 |
  *                          +--------- replica-lost --+-------------------+-----------------+
  *  any of them: capture-lost -> unattended (initial -> alone);  guest-ended, qemu-lost -> ended
+ *  alone, seeding: qemu-lost -> reviving, where that is wanted (revived -> starting)
  * ```
  *
  * The guest is let run again as soon as a checkpoint is whole in this engine (early acknowledgment);
@@ -37,6 +38,8 @@ export type PrimaryPhase =
   | "protected"
   /** The guest runs, and this engine does not see its memory. */
   | "unattended"
+  /** QEMU has ended, and is started again from the last checkpoint. */
+  | "reviving"
   | "ended";
 
 /** What happens to a primary. */
@@ -56,12 +59,18 @@ export type PrimaryEvent =
   | { readonly type: "replica-lost"; readonly reason: string }
   /** A checkpoint that the secondary loads is wanted soon. */
   | { readonly type: "demand" }
+  /** The mirror is to stay as it is: no checkpoint is begun until `release`. */
+  | { readonly type: "hold" }
+  | { readonly type: "release" }
   /** The guest has stood still for so long. */
   | { readonly type: "paused"; readonly pauseMs: number }
   | { readonly type: "tick" }
   | { readonly type: "capture-lost"; readonly reason: string }
   | { readonly type: "guest-ended"; readonly reason: string }
-  | { readonly type: "qemu-lost"; readonly reason: string };
+  /** @param revivable Whether it may be started again from the last checkpoint */
+  | { readonly type: "qemu-lost"; readonly reason: string; readonly revivable?: boolean }
+  /** QEMU runs from the last checkpoint. */
+  | { readonly type: "revived" };
 
 /** What to do for a primary. */
 export type PrimaryEffect =
@@ -81,8 +90,12 @@ export type PrimaryEffect =
   | { readonly type: "commit-seed"; readonly epoch: number }
   /** The secondary holds all that it was sent. */
   | { readonly type: "clear-missing" }
+  /** What the guest said before checkpoint `epoch`, and what was held back, may leave. */
+  | { readonly type: "release-outputs"; readonly epoch: number }
   /** `x-colo-lost-heartbeat`: the guest goes on without us. */
   | { readonly type: "release-guest" }
+  /** Start QEMU again from the mirror. */
+  | { readonly type: "revive"; readonly reason: string }
   /** Behind the seed: not before the secondary has been sent the rest of it, or it holds no guest. */
   | { readonly type: "tell-primary-lost"; readonly reason: string; readonly behindSeed: boolean }
   | { readonly type: "tell-goodbye"; readonly reason: string }
@@ -113,6 +126,7 @@ export class PrimaryMachine {
   #inFlight: number[] = [];
   #seedPasses = 0;
   #seedHolds = false;
+  #held = false;
   readonly #policy: CheckpointPolicy;
   readonly #inFlightMax: number;
 
@@ -123,6 +137,11 @@ export class PrimaryMachine {
 
   get phase(): PrimaryPhase {
     return this.#phase;
+  }
+
+  /** No checkpoint is on its way into the mirror; none will be while it is held. */
+  get settled(): boolean {
+    return !this.#underWay;
   }
 
   /** @throws {StateError} when the event cannot happen in this phase; nothing was changed */
@@ -166,11 +185,16 @@ export class PrimaryMachine {
       case "committed":
         if (!this.#inFlight.includes(event.epoch)) return [];
         this.#inFlight.splice(0, this.#inFlight.indexOf(event.epoch) + 1);
-        // Pages of a checkpoint that is under way may be marked as missing already.
-        return this.#inFlight.length > 0 || this.#underWay ? [] : [{ type: "clear-missing" }];
+        return [
+          { type: "release-outputs", epoch: event.epoch },
+          // Pages of a checkpoint that is under way may be marked as missing already.
+          ...(this.#inFlight.length > 0 || this.#underWay
+            ? []
+            : [{ type: "clear-missing" } as const]),
+        ];
       case "loaded":
         if (this.#phase !== "joining") return [];
-        return [this.#become("protected", `the secondary runs from checkpoint ${event.epoch}`)];
+        return [this.#become("protected", `the secondary holds checkpoint ${event.epoch}`)];
       case "replica-lost":
         if (!this.#replicated && this.#phase !== "seeding") return [];
         this.#inFlight = [];
@@ -178,12 +202,19 @@ export class PrimaryMachine {
       case "demand":
         this.#policy.demand();
         return [];
+      case "hold":
+        this.#held = true;
+        return [];
+      case "release":
+        this.#held = false;
+        return [];
       case "paused":
         this.#policy.paused(event.pauseMs);
         return [];
       case "tick":
         return [];
       case "capture-lost":
+        if (this.#phase === "reviving") return [];
         this.#requested = false;
         this.#underWay = false;
         this.#inFlight = [];
@@ -194,6 +225,14 @@ export class PrimaryMachine {
           this.#become("ended", event.reason),
         ];
       case "qemu-lost":
+        if (event.revivable && (this.#phase === "alone" || this.#phase === "seeding")) {
+          this.#requested = false;
+          this.#underWay = false;
+          return [
+            this.#become("reviving", `${event.reason}, and is started again`),
+            { type: "revive", reason: event.reason },
+          ];
+        }
         return [
           {
             type: "tell-primary-lost",
@@ -202,9 +241,13 @@ export class PrimaryMachine {
           },
           this.#become("ended", event.reason),
         ];
+      case "revived":
+        this.#require(event, "reviving");
+        return [this.#become("starting", "QEMU runs again from the last checkpoint")];
     }
   }
 
+  /** A secondary has been sent everything: checkpoints go to it. */
   get #replicated(): boolean {
     return this.#phase === "joining" || this.#phase === "protected";
   }
@@ -212,7 +255,8 @@ export class PrimaryMachine {
   #whole(epoch: number): PrimaryEffect[] {
     if (!this.#replicated) {
       this.#underWay = false;
-      return [{ type: "acknowledge" }, { type: "absorb" }];
+      // There is nobody to wait for.
+      return [{ type: "acknowledge" }, { type: "absorb" }, { type: "release-outputs", epoch }];
     }
     this.#inFlight.push(epoch);
     return [{ type: "acknowledge" }, { type: "send", epoch, load: this.#load }];
@@ -220,7 +264,7 @@ export class PrimaryMachine {
 
   /** Begin a checkpoint when it is due and nothing stands in its way. */
   #pace(nowMs: number): PrimaryEffect[] {
-    const held = this.#underWay || this.#inFlight.length >= this.#inFlightMax ||
+    const held = this.#held || this.#underWay || this.#inFlight.length >= this.#inFlightMax ||
       (this.#phase === "seeding" && this.#seedHolds);
     if (!this.#requested || held) return [];
     const dueAtMs = this.#policy.dueAtMs(this.#replicated);

@@ -13,6 +13,9 @@
  *      +----- the primary connects again ------ orphaned                promoted
  * ```
  *
+ * A replica that is lasting (an image) holds its checkpoint until a better one is whole: it becomes
+ * orphaned where the drawing says starting, and is seeded from there.
+ *
  * A checkpoint that came with a load asked for is loaded, together with those that were only held since
  * the last load. A takeover happens from the last checkpoint that was received as a whole, loaded or
  * only held: the primary may have let the world see what came before it. Losing the link alone
@@ -22,13 +25,9 @@
  */
 
 import { IncomingCheckpoint } from "../checkpoint/incoming.ts";
-import {
-  LiveReplica,
-  type ReplicaEffect,
-  type WholeCheckpoint,
-} from "../checkpoint/live_replica.ts";
+import type { Replica, ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
 import { StateError, WireError } from "../errors.ts";
-import { IN_FLIGHT_MAX, REPLICA_HELD_BYTES_MAX } from "../limits.ts";
+import { IN_FLIGHT_MAX } from "../limits.ts";
 import type { CommitPayload, SeedBeginPayload } from "../link/messages.ts";
 
 /** How far a secondary is. */
@@ -56,12 +55,11 @@ export type SecondaryEvent =
   | { readonly type: "pages"; readonly chunk: Uint8Array }
   | { readonly type: "device-state"; readonly piece: Uint8Array; readonly delta?: boolean }
   | { readonly type: "commit"; readonly epoch: number; readonly commit: CommitPayload }
-  /** QEMU has been prepared for a load. */
-  | { readonly type: "prepared" }
-  /** Bytes from the secondary QEMU. */
-  | { readonly type: "qemu-answer"; readonly bytes: Uint8Array }
+  | ReplicaAnswer
   /** The primary QEMU is gone for certain. */
   | { readonly type: "primary-lost"; readonly reason: string }
+  /** Whoever knows that the primary is gone says so. */
+  | { readonly type: "take-over"; readonly reason: string }
   /** The VM runs on its own. */
   | { readonly type: "promoted" }
   /** The guest has ended in good order. */
@@ -77,7 +75,7 @@ export type SecondaryEffect =
   | { readonly type: "tell-loaded"; readonly epoch: number }
   | { readonly type: "tell-ready" }
   | { readonly type: "tell-failed"; readonly reason: string }
-  /** `x-colo-lost-heartbeat`, and what a takeover needs besides. */
+  /** Let the VM run on its own. */
   | { readonly type: "take-over"; readonly reason: string }
   /** Throw the VM away and start a fresh one. */
   | { readonly type: "restart-qemu" }
@@ -87,19 +85,25 @@ export type SecondaryEffect =
 export class SecondaryMachine {
   #phase: SecondaryPhase = "starting";
   #linked = false;
-  #replica: LiveReplica;
+  #replica: Replica;
   #incoming: IncomingCheckpoint | undefined;
   /** Checkpoints that are held as a whole, of which the primary has not been told. */
   #untold: number[] = [];
   #takeoverReason = "";
+  #takeoverBegun = false;
 
-  /** @param heldBytesMax Bytes of checkpoints that may wait for QEMU before the primary has to wait */
-  constructor(readonly heldBytesMax: number = REPLICA_HELD_BYTES_MAX) {
-    this.#replica = new LiveReplica(heldBytesMax);
+  /** @param createReplica Makes one that holds nothing; another takes its place when it is spoilt */
+  constructor(readonly createReplica: () => Replica) {
+    this.#replica = createReplica();
   }
 
   get phase(): SecondaryPhase {
     return this.#phase;
+  }
+
+  /** What is received is passed on as it comes: whoever takes it may have to be waited for. */
+  get takesPages(): boolean {
+    return this.#replica.takesPages;
   }
 
   /** The checkpoint that the VM runs from. */
@@ -116,15 +120,14 @@ export class SecondaryMachine {
     switch (event.type) {
       case "qemu-ready":
         this.#require(event, "starting");
-        return [
-          this.#become("waiting", "the standby QEMU is up"),
-          ...(this.#linked ? [{ type: "tell-ready" } as const] : []),
-        ];
+        return this.#ready("the standby is up");
       case "link-up":
         this.#linked = true;
         if (this.#phase === "waiting") return [{ type: "tell-ready" }];
-        if (this.#phase === "orphaned") return this.#restart("the primary is back");
-        return [];
+        if (this.#phase !== "orphaned") return [];
+        // What is held stays until there is something better.
+        if (this.#replica.lasting) return [{ type: "tell-ready" }];
+        return this.#restart("the primary is back");
       case "link-lost":
         return this.#linkLost(event.reason);
       case "seed-begin":
@@ -132,14 +135,11 @@ export class SecondaryMachine {
       case "device-state":
       case "commit":
         return this.#data(event);
-      case "prepared":
-        // The replica it was for may have been thrown away meanwhile.
-        if (this.#replica.state !== "preparing") return [];
-        return this.#replicaEffects(this.#replica.prepared());
-      case "qemu-answer":
-        return this.#replicaEffects(this.#replica.received(event.bytes));
       case "primary-lost":
         return this.#primaryLost(event.reason);
+      case "take-over":
+        this.#require(event, "protecting", "orphaned");
+        return this.#beginTakeover(event.reason);
       case "promoted":
         this.#require(event, "taking-over");
         return [this.#become("promoted", this.#takeoverReason)];
@@ -148,7 +148,18 @@ export class SecondaryMachine {
         return [this.#become("ended", event.reason)];
       case "qemu-lost":
         return this.#qemuLost(event.reason);
+      default:
+        return [...this.#replicaEffects(this.#replica.answer(event)), ...this.#takeOverIfSettled()];
     }
+  }
+
+  /** The replica can be seeded; it may hold something already. */
+  #ready(reason: string): SecondaryEffect[] {
+    const { holds, epoch } = this.#replica;
+    const report = holds
+      ? this.#become("orphaned", `${reason}, and holds checkpoint ${epoch}`)
+      : this.#become("waiting", reason);
+    return [report, ...(this.#linked ? [{ type: "tell-ready" } as const] : [])];
   }
 
   #data(event: SecondaryEvent): SecondaryEffect[] {
@@ -157,7 +168,7 @@ export class SecondaryMachine {
       return [];
     }
     if (event.type === "seed-begin") {
-      this.#requirePeer(event, "waiting");
+      this.#requirePeer(event, "waiting", ...this.#replica.lasting ? ["orphaned"] as const : []);
       const { machine, blocks, ramSectionId } = event.seed;
       this.#incoming = new IncomingCheckpoint(blocks);
       return [
@@ -167,11 +178,11 @@ export class SecondaryMachine {
     }
     this.#requirePeer(event, "seeding", "protecting");
     const incoming = this.#incoming!;
-    const seeding = this.#replica.state === "seeding";
+    const replica = this.#replica;
     switch (event.type) {
       case "pages":
-        incoming.pages(event.chunk, !seeding);
-        return seeding ? this.#replicaEffects(this.#replica.seedPages(event.chunk)) : [];
+        incoming.pages(event.chunk, !replica.takesPages);
+        return this.#replicaEffects(replica.pages(event.chunk));
       case "device-state":
         incoming.deviceState(event.piece, event.delta);
         return [];
@@ -184,22 +195,18 @@ export class SecondaryMachine {
         }
         this.#untold.push(event.epoch);
         const whole = incoming.commit({ epoch: event.epoch, ...event.commit });
-        return this.#replicaEffects(this.#committed(whole, event.commit.load));
+        return this.#replicaEffects(replica.commit(whole, event.commit.load));
       }
     }
     return [];
   }
 
-  #committed(whole: WholeCheckpoint, load: boolean): ReplicaEffect[] {
-    const replica = this.#replica;
-    if (replica.state === "seeding") return replica.seedCommit(whole.epoch, whole.deviceState);
-    return load ? replica.load(whole) : replica.hold(whole);
-  }
-
   /** Tell of commits as soon as there is room for another: that is the back-pressure. */
   #tellCommitted(): SecondaryEffect[] {
-    if (!this.#replica.hasRoom) return [];
-    return this.#untold.splice(0).map((epoch) => ({ type: "tell-committed", epoch }));
+    const { committedEpoch } = this.#replica;
+    const told = this.#untold.filter((epoch) => epoch <= committedEpoch);
+    this.#untold = this.#untold.filter((epoch) => epoch > committedEpoch);
+    return told.map((epoch) => ({ type: "tell-committed", epoch }));
   }
 
   #replicaEffects(effects: readonly ReplicaEffect[]): SecondaryEffect[] {
@@ -210,40 +217,56 @@ export class SecondaryMachine {
     if (effect.type !== "loaded") return [effect];
     const told: SecondaryEffect = { type: "tell-loaded", epoch: effect.epoch };
     if (this.#phase === "seeding") {
-      return [told, this.#become("protecting", `the VM runs from checkpoint ${effect.epoch}`)];
+      const what = this.#replica.lasting
+        ? `a QEMU stands by for checkpoint ${effect.epoch}`
+        : `the VM runs from checkpoint ${effect.epoch}`;
+      return [told, this.#become("protecting", what)];
     }
-    if (this.#phase === "taking-over" && this.#replica.settled) return [told, this.#takeOver()];
     return [told];
   }
 
   #primaryLost(reason: string): SecondaryEffect[] {
-    // A seed that is held as a whole is as good as any checkpoint: it is being loaded.
-    const held = this.#phase === "seeding" && this.#replica.state !== "seeding";
-    if (this.#phase !== "protecting" && this.#phase !== "orphaned" && !held) {
-      if (this.#phase === "seeding") {
-        return this.#restart(`${reason}, before this secondary was whole: it cannot take over`);
-      }
-      return [];
+    if (this.#phase === "seeding" && this.#replica.seeding) {
+      return this.#beginAnew(`${reason}, before this secondary was whole: it cannot take over`);
     }
+    // A seed that is held as a whole is as good as any checkpoint: it is being loaded.
+    if (this.#phase === "protecting" || this.#phase === "seeding") {
+      return this.#beginTakeover(reason);
+    }
+    if (this.#phase !== "orphaned") return [];
+    if (!this.#linked) return this.#beginTakeover(reason);
+    return [
+      this.#become(
+        "orphaned",
+        `${reason}; what is held here is older, and not run without an order`,
+      ),
+    ];
+  }
+
+  #beginTakeover(reason: string): SecondaryEffect[] {
     this.#takeoverReason = reason;
     this.#incoming?.drop();
     const report = this.#become("taking-over", reason);
-    if (this.#replica.settled) return [report, this.#takeOver()];
-    return [report, ...this.#replicaEffects(this.#replica.loadHeld())];
+    const effects = this.#replicaEffects(this.#replica.loadHeld());
+    return [report, ...effects, ...this.#takeOverIfSettled()];
   }
 
-  #takeOver(): SecondaryEffect {
-    return { type: "take-over", reason: this.#takeoverReason };
+  /** A takeover waits for all that is held to be loaded. */
+  #takeOverIfSettled(): SecondaryEffect[] {
+    if (this.#phase !== "taking-over" || this.#takeoverBegun || !this.#replica.settled) return [];
+    this.#takeoverBegun = true;
+    return [{ type: "take-over", reason: this.#takeoverReason }];
   }
 
   #linkLost(reason: string): SecondaryEffect[] {
     this.#linked = false;
     this.#incoming?.drop();
     this.#untold = [];
-    if (this.#phase === "seeding") return this.#restart(reason);
+    if (this.#phase === "seeding") return this.#beginAnew(reason);
     if (this.#phase !== "protecting") return [];
     return [
       this.#become("orphaned", `${reason}; it is not certain that the primary is dead`),
+      ...this.#replicaEffects(this.#replica.drop()),
       // Should it come to a takeover, that has not to wait for them.
       ...this.#replicaEffects(this.#replica.loadHeld()),
     ];
@@ -260,8 +283,17 @@ export class SecondaryMachine {
     ];
   }
 
+  /** The seed will not become whole. */
+  #beginAnew(reason: string): SecondaryEffect[] {
+    if (!this.#replica.lasting) return this.#restart(reason);
+    this.#incoming = undefined;
+    this.#untold = [];
+    const effects = this.#replicaEffects(this.#replica.drop());
+    return [...effects, ...this.#ready(reason)];
+  }
+
   #restart(reason: string): SecondaryEffect[] {
-    this.#replica = new LiveReplica(this.heldBytesMax);
+    this.#replica = this.createReplica();
     this.#incoming = undefined;
     this.#untold = [];
     return [this.#become("starting", reason), { type: "restart-qemu" }];

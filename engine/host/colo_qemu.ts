@@ -20,11 +20,15 @@ const BANDWIDTH_MAX = 10_000_000_000;
 /** How long a COLO secondary may take to run on its own. */
 const TAKEOVER_TIMEOUT_MS = 5000;
 
-async function setCapabilities(qmp: QmpClient, names: readonly string[]): Promise<void> {
+async function setCapabilities(
+  qmp: QmpClient,
+  names: readonly string[],
+  state = true,
+): Promise<void> {
   await qmp.execute("migrate-set-capabilities", {
     capabilities: names.map((capability) => ({
       capability: capability as MigrationCapability,
-      state: true,
+      state,
     })),
   });
 }
@@ -103,4 +107,23 @@ export async function takeOver(
   throw new QemuError(
     `Cannot take over: the secondary QEMU does not run after ${TAKEOVER_TIMEOUT_MS} ms`,
   );
+}
+
+/** Have a QEMU that was started with `-incoming defer` load a plain stream that comes to `path`. */
+export async function beginIncoming(
+  qmp: QmpClient,
+  capabilities: readonly string[],
+  path: string,
+): Promise<void> {
+  await setCapabilities(qmp, [...capabilities, "events"]);
+  await qmp.execute("migrate-incoming", { uri: `unix:${path}` });
+}
+
+/** Once it runs: make it a VM like any other, which can be migrated with all of its memory. */
+export async function endIncoming(qmp: QmpClient, capabilities: readonly string[]): Promise<void> {
+  // The VM runs a moment before its migration counts as completed.
+  while ((await qmp.execute("query-migrate")).status === "active") {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await setCapabilities(qmp, capabilities, false);
 }

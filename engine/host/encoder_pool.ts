@@ -30,8 +30,15 @@ export class EncoderPool implements Encoder {
   readonly #workers: readonly EncoderWorker[];
   #mirror: Mirror | undefined;
 
-  /** Start `count` workers. They run until {@linkcode close}. */
+  /**
+   * Start `count` workers. They run until {@linkcode close}.
+   *
+   * @throws {RangeError} when these are none
+   */
   constructor(count: number) {
+    if (!Number.isInteger(count) || count < 1) {
+      throw new RangeError(`Cannot encode with ${count} workers`);
+    }
     this.#workers = Array.from({ length: count }, () => new EncoderWorker());
   }
 

@@ -5,5 +5,13 @@
  */
 
 export { type PrimaryEnd, PrimaryHost, type PrimaryHostOptions } from "./primary_host.ts";
+export type { SavedOverControl } from "./primary_control.ts";
 export * from "./report.ts";
+export {
+  type RestoredEnd,
+  type RestoreOptions,
+  type RestoreSource,
+  restoreVm,
+  runRestored,
+} from "./restore.ts";
 export { type SecondaryEnd, SecondaryHost, type SecondaryHostOptions } from "./secondary_host.ts";

@@ -7,8 +7,9 @@
 
 import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
+import type { ControlServer } from "../control/mod.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, messageOf } from "../errors.ts";
+import { LinkError, messageOf, StoreError } from "../errors.ts";
 import { type PrimaryEffect, type PrimaryEvent, PrimaryMachine } from "../failover/primary.ts";
 import {
   closePair,
@@ -19,6 +20,7 @@ import {
 } from "../link/mod.ts";
 import { eventTimeMs } from "../qmp/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
+import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
 import { CapturePort } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
@@ -26,6 +28,8 @@ import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
 import { ReplicaSender } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
+import { openControl, primaryCommands } from "./primary_control.ts";
+import { type RestoreSource, restoreVm } from "./restore.ts";
 import { startVm, type Vm } from "./start_vm.ts";
 
 /** What a primary needs. */
@@ -37,6 +41,8 @@ export interface PrimaryHostOptions {
   readonly report: Reporter;
   /** Write all that the primary QEMU says to this file, until its first stream ends. */
   readonly recordPath?: string | undefined;
+  /** Start the VM where this left it, instead of booting it. */
+  readonly restore?: RestoreSource | undefined;
   /** Threads that encode checkpoints; as many as suit the machine when left out. */
   readonly encoders?: number | undefined;
 }
@@ -50,11 +56,18 @@ const RECONNECT_MS = 200;
 /** Before a guest whose capture broke is captured anew. */
 const RECAPTURE_MS = 1000;
 
-/** How long the secondary may take to say that it took over. */
+/** How long the secondary may take to say that it took over, or to let go of a guest that has ended. */
 const TAKEN_OVER_MS = 5000;
+const GOODBYE_MS = 1000;
 
 /** A QEMU that dies breaks its stream a little before its exit is known. */
 const EXIT_NOTICE_MS = 200;
+
+/** And one whose monitor is gone as well is dying; a large one takes its time. */
+const EXIT_MS = 10_000;
+
+/** Between two looks at whether the mirror has come to rest. */
+const FREEZE_POLL_MS = 1;
 
 /** Runs one VM as primary, until it ends. */
 export class PrimaryHost {
@@ -75,6 +88,8 @@ export class PrimaryHost {
   #wakeTimer: ReturnType<typeof setTimeout> | undefined;
   #shutDown = false;
   #over = false;
+  #control: ControlServer | undefined;
+  readonly #saver: Saver | undefined;
 
   constructor(options: PrimaryHostOptions) {
     this.#options = options;
@@ -82,6 +97,8 @@ export class PrimaryHost {
     this.#machine = new PrimaryMachine(options.config.replication, performance.now());
     this.#port = new CapturePort(`${options.directory}/capture.sock`);
     this.#log = new CheckpointLog(options.report);
+    const { vm, store } = options.config;
+    this.#saver = store && new Saver(store.directory, vm.name, store.retain);
   }
 
   /**
@@ -91,14 +108,17 @@ export class PrimaryHost {
    * @throws {ConfigError} when `recordPath` cannot be written; nothing was started
    */
   async run(): Promise<PrimaryEnd> {
-    const { config, qemu, directory, report, recordPath } = this.#options;
+    const { config, qemu, directory, report, recordPath, restore } = this.#options;
     try {
       if (recordPath !== undefined) {
         await this.#port.record(recordPath, (reason) => this.#notice(reason));
       }
-      const vm = await startVm({ config, qemu, directory, incoming: false, report });
+      const vm = restore === undefined
+        ? await startVm({ config, qemu, directory, incoming: false, report })
+        : await restoreVm({ config, qemu, directory, report, source: restore });
       this.#vm = vm;
       this.#watch(vm);
+      await this.#openControl(vm);
       await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
       this.#captureAgainAndAgain(vm);
       this.#connectAgainAndAgain();
@@ -111,8 +131,57 @@ export class PrimaryHost {
   /** End the VM and, in good order, its secondary. */
   async stop(reason: string): Promise<void> {
     this.#step({ type: "guest-ended", reason });
-    await this.#link?.control.flush();
+    if (this.#link !== undefined) await answered(this.#link, GOODBYE_MS);
     this.#ended.resolve("stopped");
+  }
+
+  /**
+   * Save a checkpoint of the running guest, which goes on meanwhile.
+   *
+   * @throws {StoreError} when it cannot be saved; guest and store are as they were
+   */
+  async save(name: string): Promise<SaveResult> {
+    const [saver, capture] = [this.#saver, this.#capture];
+    if (saver === undefined) {
+      throw new StoreError(
+        `Cannot save checkpoint ${name}: [store] directory is not in the config`,
+      );
+    }
+    const { phase } = this.#machine;
+    if (capture === undefined || ["starting", "unattended", "ended"].includes(phase)) {
+      throw new StoreError(`Cannot save checkpoint ${name}: the primary is ${phase}; try again`);
+    }
+    const { mirror, machine } = capture;
+    const freeze = () => this.#freeze(capture, name);
+    const result = await saver.save(name, { mirror, machine, freeze });
+    const { checkpoint: { metadata, sizeBytes }, durationMs, frozenMs, retainFailure } = result;
+    const { epoch, pages, parent } = metadata;
+    const full = parent === undefined;
+    const figures = { epoch, full, pages, sizeBytes, durationMs, frozenMs };
+    this.#options.report({ event: "saved", atMs: Date.now(), name, ...figures });
+    if (retainFailure !== undefined) this.#notice(retainFailure);
+    return result;
+  }
+
+  /** Keep the mirror as it is at one checkpoint: none is begun, and the guest runs. */
+  async #freeze(capture: Capture, name: string): Promise<FrozenSnapshot> {
+    const release = () => this.#step({ type: "release" });
+    this.#step({ type: "hold" });
+    while (!(this.#machine.settled && capture.consistent)) {
+      await new Promise((resolve) => setTimeout(resolve, FREEZE_POLL_MS));
+      if (this.#capture === capture && !this.#done) continue;
+      release();
+      throw new StoreError(`Cannot save checkpoint ${name}: the guest is not captured any more`);
+    }
+    const { epoch, deviceState } = capture;
+    return { epoch, deviceState, savedAtMs: Date.now(), release };
+  }
+
+  async #openControl({ qmp }: Vm): Promise<void> {
+    const { config } = this.#options;
+    const status = () => ({ phase: this.#machine.phase, epoch: this.#capture?.epoch ?? 0 });
+    const commands = primaryCommands({ qmp, status, save: (name) => this.save(name) }, config);
+    this.#control = await openControl(config, commands, (text) => this.#notice(text));
   }
 
   /** Nothing more is to be started. */
@@ -134,9 +203,13 @@ export class PrimaryHost {
       const how = exit.signal === null ? `exit code ${exit.code}` : exit.signal;
       if (ordered) this.#step({ type: "guest-ended", reason: "the guest was shut down" });
       else this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${how}` });
-      if (seedSent) await this.#sending;
-      await this.#link?.control.flush();
-      if (!ordered && this.#link !== undefined) await takenOver(this.#link);
+      if (seedSent) {
+        await this.#sending;
+        await this.#link?.bulk.flush();
+      }
+      if (this.#link !== undefined) {
+        await answered(this.#link, ordered ? GOODBYE_MS : TAKEN_OVER_MS);
+      }
       this.#ended.resolve(ordered ? "guest-ended" : "qemu-lost");
     });
   }
@@ -148,7 +221,7 @@ export class PrimaryHost {
   async #captureAgainAndAgain(vm: Vm): Promise<void> {
     while (!this.#done) {
       const reason = await this.#captureOnce(vm);
-      await new Promise((resolve) => setTimeout(resolve, EXIT_NOTICE_MS));
+      await exitNoticed(vm);
       if (this.#done) return;
       if (this.#link !== undefined) closePair(this.#link);
       await this.#sending;
@@ -222,9 +295,11 @@ export class PrimaryHost {
         const link = await connectPair(this.#peer, {
           vmName: config.vm.name,
           memoryMiB: config.vm.memoryMiB,
+          mode: config.replication.mode,
           engineVersion: ENGINE_VERSION,
         });
         complaint = "";
+        if (this.#done) return closePair(link);
         await this.#serve(link);
       } catch (error) {
         const message = messageOf(error);
@@ -249,7 +324,10 @@ export class PrimaryHost {
         if (message.type === "replicaReady") {
           if (ready) throw new LinkError("the secondary began anew without a word");
           ready = true;
-          this.#begin(link);
+          this.#begin(link).catch((error) => {
+            this.#notice(messageOf(error));
+            closePair(link);
+          });
         } else if (message.type === "committed" || message.type === "loaded") {
           this.#answered(message.type, message.epoch);
         }
@@ -288,7 +366,7 @@ export class PrimaryHost {
       event: "seeded",
       atMs: Date.now(),
       durationMs: performance.now() - this.#seedBeganMs,
-      wireBytes: this.#link?.bulk.bytesSent ?? 0,
+      wireBytes: this.#link?.bulk.bytesQueued ?? 0,
     });
   }
 
@@ -357,9 +435,9 @@ export class PrimaryHost {
   }
 
   async #sendDelta(sender: ReplicaSender, epoch: number, load: boolean): Promise<void> {
-    const before = sender.bulk.bytesSent;
+    const before = sender.bulk.bytesQueued;
     const counts = await sender.delta(epoch, load, () => this.#step({ type: "encoded" }));
-    this.#log.sent(epoch, counts, sender.bulk.bytesSent - before, !load);
+    this.#log.sent(epoch, counts, sender.bulk.bytesQueued - before, !load);
   }
 
   #seed(sender: ReplicaSender): Promise<void> {
@@ -381,13 +459,25 @@ export class PrimaryHost {
   async #close(): Promise<void> {
     this.#over = true;
     clearTimeout(this.#wakeTimer);
+    this.#control?.close();
+    this.#saver?.close();
     if (this.#link !== undefined) closePair(this.#link);
     this.#port.close();
     await this.#vm?.stop();
   }
 }
 
-/** Wait until the secondary says that it took over, or breaks off. */
-async function takenOver(link: LinkPair): Promise<void> {
-  await link.control.next(TAKEN_OVER_MS).catch(() => {});
+/** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */
+async function answered(link: LinkPair, timeoutMs: number): Promise<void> {
+  await link.control.next(timeoutMs).catch(() => {});
+}
+
+/** Wait for as long as it may take until the exit of a QEMU is known whose stream has broken. */
+async function exitNoticed({ process, qmp }: Vm): Promise<void> {
+  const within = (ms: number, work: Promise<unknown>) => {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<false>((resolve) => timer = setTimeout(resolve, ms, false));
+    return Promise.race([work.then(() => true), late]).finally(() => clearTimeout(timer));
+  };
+  if (await within(EXIT_NOTICE_MS, qmp.closed)) await within(EXIT_MS, process.exited);
 }

@@ -24,7 +24,7 @@ const RAM_SECTION_ID = 2;
 const CONSISTENT_POLL_MS = 1;
 
 /** What is needed of the bulk connection. */
-export type BulkSender = Pick<LinkConnection, "send" | "sendFrame" | "bytesSent">;
+export type BulkSender = Pick<LinkConnection, "send" | "sendFrame" | "bytesQueued">;
 
 /** Sends one guest to one secondary. */
 export class ReplicaSender {

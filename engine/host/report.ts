@@ -52,6 +52,33 @@ export type Report =
     readonly epoch: number;
     readonly reason: string;
   }
+  | {
+    readonly event: "saved";
+    readonly atMs: number;
+    /** Of the stored checkpoint. */
+    readonly name: string;
+    readonly epoch: number;
+    readonly full: boolean;
+    readonly pages: number;
+    readonly sizeBytes: number;
+    readonly durationMs: number;
+    /** How long no checkpoint could be begun; the guest ran. */
+    readonly frozenMs: number;
+  }
+  | {
+    readonly event: "restored";
+    /** When QEMU resumed the VM, by its own clock. */
+    readonly atMs: number;
+    /** Of the stored checkpoint. */
+    readonly name: string;
+    readonly epoch: number;
+    /** Whether it runs on a RAM image. */
+    readonly instant: boolean;
+    /** From the first byte for QEMU until the VM ran. */
+    readonly feedMs: number;
+    /** From the start of QEMU until the VM ran. */
+    readonly durationMs: number;
+  }
   | { readonly event: "notice"; readonly atMs: number; readonly text: string };
 
 /** One checkpoint of the primary. */
@@ -98,6 +125,14 @@ export function formatReport(report: Report): string {
       return `checkpoint ${report.epoch} loaded`;
     case "running":
       return `the VM runs here from checkpoint ${report.epoch} on: ${report.reason}`;
+    case "saved":
+      return `checkpoint ${report.epoch} saved as ${report.name}: ` +
+        `${report.full ? "all" : "what changed"}, ${report.pages} pages, ` +
+        `${formatBytes(report.sizeBytes)}, in ${report.durationMs.toFixed(0)} ms`;
+    case "restored":
+      return `the VM runs from ${report.name}${report.instant ? ", on its RAM image," : ""} ` +
+        `${report.feedMs.toFixed(0)} ms after its first byte, ` +
+        `${report.durationMs.toFixed(0)} ms after the start of QEMU`;
     case "notice":
       return report.text;
   }

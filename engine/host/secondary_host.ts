@@ -1,12 +1,14 @@
 /**
- * The secondary's side at work: keeps a standby QEMU, takes checkpoints from the link, takes over.
- * What to do is decided by {@linkcode SecondaryMachine}; here it is done.
+ * The secondary's side at work: takes checkpoints from the link, takes over. What to do is decided by
+ * {@linkcode SecondaryMachine}, and what concerns QEMU is done by a {@linkcode ReplicaSide}.
  *
  * @module
  */
 
+import { ImageReplica } from "../checkpoint/image_replica.ts";
+import { LiveReplica } from "../checkpoint/live_replica.ts";
 import { requireListen, type VmConfig } from "../config/mod.ts";
-import { LinkError, QemuError, QmpError, StreamError, WireError } from "../errors.ts";
+import { LinkError, QemuError, QmpError, StoreError, StreamError, WireError } from "../errors.ts";
 import {
   type SecondaryEffect,
   type SecondaryEvent,
@@ -20,13 +22,12 @@ import {
   listenLink,
   type Message,
 } from "../link/mod.ts";
-import { eventTimeMs } from "../qmp/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import type { Qemu } from "../vm/mod.ts";
-import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
-import { ReplicaPort } from "./replica_port.ts";
+import { ImageSide } from "./image_side.ts";
+import { LiveSide } from "./live_side.ts";
+import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
-import { startVm, type Vm } from "./start_vm.ts";
 
 /** What a secondary needs. */
 export interface SecondaryHostOptions {
@@ -37,17 +38,12 @@ export interface SecondaryHostOptions {
   readonly report: Reporter;
   /** Bytes of checkpoints that may wait for QEMU before the primary has to wait. */
   readonly heldBytesMax?: number;
+  /** Run the VM from the checkpoint that an earlier standby has left, without a word of its primary. */
+  readonly takeOver?: boolean;
 }
 
 /** How a secondary ended. */
 export type SecondaryEnd = "guest-ended" | "qemu-lost" | "stopped";
-
-/** Between two attempts to start the standby QEMU. */
-const RESTART_MS = 500;
-
-/** A standby QEMU that dies sooner than this will die again. */
-const STABLE_MS = 2000;
-const EARLY_DEATHS_MAX = 5;
 
 /** Runs the standby of one VM, and the VM itself once it was taken over, until that ends. */
 export class SecondaryHost {
@@ -56,19 +52,17 @@ export class SecondaryHost {
   readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
   #listener: Deno.Listener | undefined;
-  /** The start of another QEMU, when one is under way. */
-  #starting: Promise<void> = Promise.resolve();
-  #vm: Vm | undefined;
-  #port: ReplicaPort | undefined;
+  #side: ReplicaSide | undefined;
   #link: LinkPair | undefined;
-  #resumedMs: number | undefined;
-  #earlyDeaths = 0;
   #over = false;
 
   /** @throws {ConfigError} when `replication.listen` is missing */
   constructor(options: SecondaryHostOptions) {
     this.#options = options;
-    this.#machine = new SecondaryMachine(options.heldBytesMax);
+    const isLive = options.config.replication.mode === "colo";
+    this.#machine = new SecondaryMachine(() =>
+      isLive ? new LiveReplica(options.heldBytesMax) : new ImageReplica()
+    );
     this.#address = requireListen(options.config);
   }
 
@@ -77,12 +71,16 @@ export class SecondaryHost {
    *
    * @throws {LinkError} when the address of `replication.listen` cannot be had
    * @throws {QemuError} when the standby QEMU cannot be started; nothing is left running
+   * @throws {StoreError} when the guest's memory cannot be kept, or there is none to take over from
    */
   async run(): Promise<SecondaryEnd> {
     try {
       const listener = await listenLink(this.#address);
       this.#listener = listener;
-      await this.#startQemu();
+      const side = this.#createSide();
+      this.#side = side;
+      await side.start();
+      if (this.#options.takeOver) this.#takeOverUnasked();
       this.#acceptPrimaries(listener).catch((error) => this.#fail(error));
       return await this.#ended.promise;
     } finally {
@@ -95,35 +93,41 @@ export class SecondaryHost {
     this.#ended.resolve("stopped");
   }
 
-  async #startQemu(): Promise<void> {
+  #createSide(): ReplicaSide {
     const { config, qemu, directory, report } = this.#options;
-    const vm = await startVm({ config, qemu, directory, incoming: true, report });
-    this.#vm = vm;
+    const options: SideOptions = {
+      config,
+      qemu,
+      directory,
+      report,
+      events: {
+        ready: () => this.#step({ type: "qemu-ready" }),
+        answered: (answer) => this.#guard(() => this.#step(answer)),
+        lost: (reason, orderly) => this.#lost(reason, orderly),
+        failed: (error) => this.#fail(error),
+      },
+    };
+    return config.replication.mode === "colo" ? new LiveSide(options) : new ImageSide(options);
+  }
+
+  #takeOverUnasked(): void {
+    if (this.#machine.phase !== "orphaned") {
+      throw new StoreError(
+        "Cannot take over: no checkpoint is held here; start the standby without --take-over",
+      );
+    }
+    this.#step({ type: "take-over", reason: "the operator ordered it" });
+  }
+
+  #lost(reason: string, orderly: boolean): void {
     if (this.#over) return;
-    const startedMs = performance.now();
-    vm.qmp.on("RESUME", (event) => this.#resumedMs = eventTimeMs(event));
-    const path = `${directory}/replica.sock`;
-    await Deno.remove(path).catch(() => {});
-    await beginSecondary(vm.qmp, qemu.capabilities, path);
-    const port = await ReplicaPort.connect(path);
-    this.#port = port;
-    vm.process.exited.then((exit) => {
-      if (this.#over || this.#vm !== vm) return;
-      this.#earlyDeaths = performance.now() - startedMs < STABLE_MS ? this.#earlyDeaths + 1 : 0;
-      const how = exit.signal === null ? `exit code ${exit.code}` : exit.signal;
-      const ended = this.#machine.phase === "promoted" && exit.code === 0;
-      this.#step({ type: "qemu-lost", reason: `the secondary QEMU ended by ${how}` });
-      if (this.#machine.phase === "ended") this.#ended.resolve(ended ? "guest-ended" : "qemu-lost");
-    });
-    port.read((bytes) => {
-      // The last words of a QEMU that was replaced concern nobody.
-      if (this.#port === port) this.#guard(() => this.#step({ type: "qemu-answer", bytes }));
-    }).catch(() => {});
-    this.#step({ type: "qemu-ready" });
+    const ended = this.#machine.phase === "promoted" && orderly;
+    this.#step({ type: "qemu-lost", reason });
+    if (this.#machine.phase === "ended") this.#ended.resolve(ended ? "guest-ended" : "qemu-lost");
   }
 
   async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
-    const { vm } = this.#options.config;
+    const { vm, replication: { mode } } = this.#options.config;
     const pairs = acceptPairs(listener, ENGINE_VERSION, (introduction) => {
       if (this.#machine.phase === "promoted" || this.#machine.phase === "taking-over") {
         return "it runs the VM itself, since it took over";
@@ -131,6 +135,10 @@ export class SecondaryHost {
       if (this.#link !== undefined) return "another primary is connected to it";
       if (introduction.vmName !== vm.name) {
         return `it stands by for VM "${vm.name}", not "${introduction.vmName}"`;
+      }
+      if (introduction.mode !== mode) {
+        return `its replication.mode is "${mode}", the primary's "${introduction.mode}": ` +
+          "make them the same";
       }
       if (introduction.memoryMiB !== vm.memoryMiB) {
         return `its VM has ${vm.memoryMiB} MiB of memory, the primary's ${introduction.memoryMiB} MiB`;
@@ -151,10 +159,7 @@ export class SecondaryHost {
       try {
         for await (const message of connection.receive()) {
           this.#guard(() => this.#message(message));
-          // A seed goes through as it comes; what comes after it is bounded by the machine.
-          if (connection === link.bulk && this.#machine.phase === "seeding") {
-            await this.#port?.room();
-          }
+          if (connection === link.bulk && this.#machine.takesPages) await this.#side?.room();
         }
       } catch (error) {
         if (!(error instanceof LinkError || error instanceof WireError)) throw error;
@@ -196,7 +201,7 @@ export class SecondaryHost {
       work();
     } catch (error) {
       if (error instanceof StreamError) {
-        this.#vm?.process.kill();
+        this.#side?.kill();
         this.#notice(error.message);
       } else if (error instanceof WireError) {
         this.#notice(error.message);
@@ -214,10 +219,9 @@ export class SecondaryHost {
   #do(effect: SecondaryEffect): void {
     switch (effect.type) {
       case "write":
-        return this.#port?.write(effect.bytes, () => this.#vm?.process.kill());
       case "prepare":
-        this.#prepare().catch((error) => this.#fail(error));
-        return;
+      case "image":
+        return this.#side?.do(effect);
       case "tell-ready":
         return this.#tell({ type: "replicaReady" });
       case "tell-committed":
@@ -231,8 +235,7 @@ export class SecondaryHost {
         this.#takeOver(effect.reason).catch((error) => this.#fail(error));
         return;
       case "restart-qemu":
-        this.#starting = this.#restartQemu().catch((error) => this.#fail(error));
-        return;
+        return this.#side?.restart();
       case "report": {
         const { phase, reason } = effect;
         return this.#options.report({ event: "secondary", atMs: Date.now(), phase, reason });
@@ -240,38 +243,12 @@ export class SecondaryHost {
     }
   }
 
-  async #prepare(): Promise<void> {
-    const vm = this.#vm!;
-    if (this.#options.qemu.accel === "tcg") {
-      // A QEMU that dies meanwhile is dealt with where its end is noticed.
-      await forgetTranslations(vm.qmp).catch(() => {});
-    }
-    if (this.#vm === vm) this.#guard(() => this.#step({ type: "prepared" }));
-  }
-
   async #takeOver(reason: string): Promise<void> {
-    const vm = this.#vm!;
-    this.#resumedMs = undefined;
-    const atMs = await takeOver(vm.qmp, () => this.#resumedMs);
+    const atMs = await this.#side!.takeOver();
     const { epoch } = this.#machine;
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
-  }
-
-  async #restartQemu(): Promise<void> {
-    if (this.#earlyDeaths >= EARLY_DEATHS_MAX) {
-      throw new QemuError(
-        `Cannot stand by: the secondary QEMU died ${EARLY_DEATHS_MAX} times in a row`,
-      );
-    }
-    const vm = this.#vm;
-    this.#vm = undefined;
-    this.#port?.close();
-    this.#port = undefined;
-    await vm?.stop();
-    if (this.#earlyDeaths > 0) await new Promise((resolve) => setTimeout(resolve, RESTART_MS));
-    if (!this.#over) await this.#startQemu();
   }
 
   #tell(message: Message): void {
@@ -293,8 +270,8 @@ export class SecondaryHost {
     this.#over = true;
     this.#listener?.close();
     if (this.#link !== undefined) closePair(this.#link);
-    await this.#starting;
-    this.#port?.close();
-    await this.#vm?.stop();
+    // Of a guest whose primary may be dead, this is all there is.
+    const keep = this.#machine.phase === "orphaned";
+    await this.#side?.stop(keep);
   }
 }

@@ -31,6 +31,8 @@ export interface StartVmOptions {
   readonly directory: string;
   /** As a secondary, which waits for its primary. */
   readonly incoming: boolean;
+  /** See {@linkcode MachineDescription.memoryPath}. */
+  readonly memoryPath?: string | undefined;
   readonly report: Reporter;
 }
 
@@ -43,11 +45,11 @@ const START_MS = 20_000;
  * @throws {QemuError} when QEMU does not start; nothing is left running
  */
 export async function startVm(options: StartVmOptions): Promise<Vm> {
-  const { config, qemu, directory, incoming, report } = options;
+  const { config, qemu, directory, report } = options;
   const qmpPath = `${directory}/qmp-${crypto.randomUUID().slice(0, 8)}.sock`;
   const process = await startQemu({
     qemu,
-    args: qemuArgs(describeMachine(config, qemu, qmpPath, incoming)),
+    args: qemuArgs(describeMachine(options, qmpPath)),
     name: config.vm.name,
     readyPath: qmpPath,
     // Ctrl-C is the engine's to handle: QEMU must not end before the other side knows why.
@@ -75,16 +77,15 @@ export async function startVm(options: StartVmOptions): Promise<Vm> {
 }
 
 function describeMachine(
-  { vm }: VmConfig,
-  qemu: Qemu,
+  { config: { vm }, qemu, incoming, memoryPath }: StartVmOptions,
   qmpPath: string,
-  incoming: boolean,
 ): MachineDescription {
   return {
     name: vm.name,
     machine: vm.machine,
     accel: qemu.accel,
     memoryMiB: vm.memoryMiB,
+    ...(memoryPath === undefined ? {} : { memoryPath }),
     cpus: vm.cpus,
     ...(vm.kernel === undefined ? {} : { kernelPath: vm.kernel }),
     ...(vm.initrd === undefined ? {} : { initrdPath: vm.initrd }),

@@ -37,6 +37,7 @@ export interface HelloPayload {
   readonly session: string;
   readonly vmName: string;
   readonly memoryMiB: number;
+  readonly mode: "colo" | "continuous";
   readonly engineVersion: string;
 }
 
@@ -176,6 +177,7 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         session: members.text("session"),
         vmName: members.text("vmName"),
         memoryMiB: members.count("memoryMiB"),
+        mode: members.oneOf("mode", ["colo", "continuous"]),
         engineVersion: members.text("engineVersion"),
       };
     case "welcome":

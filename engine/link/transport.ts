@@ -23,6 +23,8 @@ const NOTHING = new Uint8Array(0);
 export class LinkConnection {
   /** Bytes that have been given to the socket. */
   bytesSent = 0;
+  /** Bytes that were taken for sending: those given to the socket, and those that wait for it. */
+  bytesQueued = 0;
   bytesReceived = 0;
   readonly #connection: Deno.Conn;
   readonly #encoder: FrameEncoder;
@@ -74,6 +76,7 @@ export class LinkConnection {
     }
     this.#queue.push(bytes);
     this.#queuedBytes += bytes.length;
+    this.bytesQueued += bytes.length;
     this.#writing ??= this.#write();
     if (this.#queuedBytes <= LINK_QUEUE_BYTES_MAX) return;
     this.#room ??= Promise.withResolvers<void>();
@@ -198,7 +201,6 @@ export class LinkConnection {
     }
   }
 }
-
 
 /**
  * Connect to an engine.

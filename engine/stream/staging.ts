@@ -52,8 +52,12 @@ export class Staging {
   readonly #segmentsMax: number;
   readonly #segments: number[] = [];
   #current = 0;
-  /** A segment for what is said while pages are kept. */
-  readonly #interlude: number;
+  /**
+   * For what is said while pages are kept. There are two of them: a read that was begun in one may bring
+   * the first pages of the next checkpoint, and while these are kept it is the other one's turn.
+   */
+  readonly #interludes: readonly [number, number];
+  #interlude: number;
   #kept = false;
 
   constructor(readonly kernels: KernelSet, options: StagingOptions = {}) {
@@ -65,7 +69,8 @@ export class Staging {
     }
     this.table = kernels.alloc(this.pagesMax * PAGE_ENTRY_BYTES);
     this.#segments.push(kernels.alloc(this.#segmentBytes));
-    this.#interlude = kernels.alloc(INTERLUDE_BYTES);
+    this.#interludes = [kernels.alloc(INTERLUDE_BYTES), kernels.alloc(INTERLUDE_BYTES)];
+    this.#interlude = this.#interludes[0];
     this.position = this.end = this.#segments[0]!;
   }
 
@@ -117,6 +122,8 @@ export class Staging {
   /** The pages are all of one checkpoint: they stay until they are released, whatever is said. */
   keepPages(): void {
     this.#kept = true;
+    const [one, other] = this.#interludes;
+    this.#interlude = this.#interlude === one ? other : one;
   }
 
   /** Forget the pages: their bytes may be overwritten from the next {@linkcode space} on. */

@@ -18,6 +18,8 @@ export interface MachineDescription {
   readonly machine: string;
   readonly accel: Accelerator;
   readonly memoryMiB: number;
+  /** File that is its main memory, and that it writes to; absent: memory of QEMU's own */
+  readonly memoryPath?: string;
   readonly cpus: number;
   /** Kernel to boot directly, with its initial RAM disk and command line */
   readonly kernelPath?: string;
@@ -82,8 +84,9 @@ export function qemuArgs(machine: MachineDescription): readonly string[] {
   return [
     ...["-name", `guest=${escapeCommas(machine.name)}`],
     ...["-nodefaults", "-no-user-config", "-display", "none"],
-    ...["-machine", `${machine.machine},accel=${machine.accel}`],
+    ...["-machine", `${machine.machine},accel=${machine.accel}${memoryBackend(machine)}`],
     ...["-m", `size=${machine.memoryMiB}M`],
+    ...memoryArgs(machine),
     ...["-smp", `cpus=${machine.cpus}`],
     ...kernelArgs(machine),
     ...machine.disks.flatMap(diskArgs),
@@ -99,6 +102,22 @@ export function qemuArgs(machine: MachineDescription): readonly string[] {
 /** QEMU separates an option's parts by commas, and takes two commas for one. */
 export function escapeCommas(value: string): string {
   return value.replaceAll(",", ",,");
+}
+
+/** Name of the main memory's RAM block, which the backend of another must have as well. */
+const MAIN_MEMORY = "pc.ram";
+
+function memoryBackend({ memoryPath }: MachineDescription): string {
+  return memoryPath === undefined ? "" : `,memory-backend=${MAIN_MEMORY}`;
+}
+
+function memoryArgs({ memoryMiB, memoryPath }: MachineDescription): string[] {
+  if (memoryPath === undefined) return [];
+  const path = escapeCommas(memoryPath);
+  return [
+    "-object",
+    `memory-backend-file,id=${MAIN_MEMORY},mem-path=${path},share=on,size=${memoryMiB}M`,
+  ];
 }
 
 function kernelArgs({ kernelPath, initrdPath, append }: MachineDescription): string[] {

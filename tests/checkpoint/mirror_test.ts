@@ -179,4 +179,10 @@ Deno.test("Capture says when a page comes twice in a checkpoint, so that order m
   assertEquals(capture.beginDelta().ordered, true);
   capture.absorb();
   assertEquals(capture.mirror.page(7), pageContent(2));
+  // That the last checkpoint is not committed yet does not matter.
+  for (const fill of [4, 5]) {
+    checkpoint(capture, [7, 8, 63].map((page) => ({ block: 0, page, fill })));
+    assertEquals(capture.beginDelta().ordered, false);
+    capture.absorb();
+  }
 });

@@ -6,12 +6,17 @@ const GOLDEN = new URL("../golden/help/", import.meta.url);
 // After a change that is meant: COLO_UPDATE_GOLDEN=1 deno test -A tests/cli/help_test.ts
 const UPDATE = Deno.env.get("COLO_UPDATE_GOLDEN") === "1";
 
-for (const command of ["", "demo", "run", "standby", "doctor", "inspect"]) {
-  const words = command === "" ? ["--help"] : [command, "--help"];
+const COMMANDS = [
+  ...["", "demo", "run", "standby", "doctor", "inspect", "restore", "export", "checkpoint"],
+  ...["save", "list", "show", "verify", "prepare", "delete"].map((word) => `checkpoint ${word}`),
+];
+
+for (const command of COMMANDS) {
+  const words = [...command.split(" ").filter((word) => word !== ""), "--help"];
   Deno.test(`colo ${words.join(" ")} prints the help that is kept as golden`, async () => {
     const { code, stdout, stderr } = await colo(words);
     assertEquals({ code, stderr }, { code: 0, stderr: "" });
-    const path = new URL(`${command || "colo"}.txt`, GOLDEN);
+    const path = new URL(`${command.replace(" ", "-") || "colo"}.txt`, GOLDEN);
     if (UPDATE) await Deno.writeTextFile(path, stdout);
     assertEquals(stdout, await Deno.readTextFile(path));
   });

@@ -62,22 +62,37 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
     ).filter((nics) => new Set(nics.map(({ mac }) => mac)).size === nics.length),
   }),
   replication: fc.record({
-    mode: fc.constant("colo" as const),
+    mode: fc.constantFrom("colo" as const, "continuous" as const),
     periodMs: fc.integer({ min: 1000, max: 600_000 }),
     microPeriodMs: fc.oneof(fc.constant(0), fc.integer({ min: 500, max: 999 })),
     minIntervalMs: fc.integer({ min: 1, max: 500 }),
     pauseShareMax: fc.integer({ min: 1, max: 100 }).map((percent) => percent / 100),
     inFlightMax: fc.integer({ min: 1, max: 16 }),
+    revive: fc.boolean(),
+    stateDirectory: maybe(file),
+    sharedMemory: fc.boolean(),
     encryption: maybe(fc.constant("none" as const)),
     peer: maybe(address),
     listen: maybe(address),
   }).map((replication) =>
+    replication.mode === "colo" ? replication : { ...replication, microPeriodMs: 0 }
+  ).map((replication) =>
     [replication.peer, replication.listen].every(staysHere)
       ? replication
       : { ...replication, encryption: "none" as const }
   ),
   qemuPath: maybe(file),
-});
+  store: maybe(
+    fc.record({ directory: file, retain: fc.integer({ min: 1, max: 1000 }), images: file }, {
+      requiredKeys: ["directory"],
+    }),
+  ),
+  controlPath: maybe(file),
+}).map(({ store, controlPath, ...config }) => ({
+  ...config,
+  ...(store === undefined ? {} : { store }),
+  ...(controlPath === undefined ? {} : { controlPath }),
+}));
 
 Deno.test("formatVmConfig writes what parseVmConfig reads", () => {
   fc.assert(
@@ -99,11 +114,27 @@ Deno.test("parseVmConfig fills in the defaults", () => {
     minIntervalMs: 50,
     pauseShareMax: 0.05,
     inFlightMax: 1,
+    revive: false,
+    stateDirectory: undefined,
+    sharedMemory: true,
     encryption: undefined,
     peer: undefined,
     listen: undefined,
   });
   assertEquals(qemuPath, undefined);
+});
+
+Deno.test("parseVmConfig gives mode continuous a period and a bound of its own", () => {
+  const parse = (lines: string) =>
+    parseVmConfig(`${SMALLEST}[replication]\nmode = "continuous"\n${lines}`, PATH).replication;
+  const figures = (lines: string) => {
+    const { periodMs, minIntervalMs, pauseShareMax } = parse(lines);
+    return [periodMs, minIntervalMs, pauseShareMax];
+  };
+  assertEquals(figures(""), [100, 50, 0.5]);
+  assertEquals(figures("period = 25"), [25, 25, 0.5]);
+  assertEquals(figures('period = "adaptive"'), [25, 25, 0.1]);
+  assertEquals(figures('period = "adaptive"\npauseShare = 20'), [25, 25, 0.2]);
 });
 
 Deno.test("parseVmConfig reads the example of its documentation", async () => {
@@ -156,7 +187,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   '[vm]\nmemory = 64\n[replication]\npeeer = "x"':
     "replication.peeer is not known: did you mean peer",
   '[vm]\n"na\\nme\\u007f" = 1\n': 'vm."na\\nme\\u007f" is not known: did you mean name',
-  "x = 1": "x is not known (known: vm, replication, qemu)",
+  "x = 1": "x is not known (known: vm, replication, qemu, store, control)",
   '"v m" = 1\n': '"v m" is not known: did you mean vm',
   '[vm]\nx = "a"':
     "vm.x is not known (known: name, machine, memory, cpus, accel, kernel, initrd, " +
@@ -171,7 +202,8 @@ const REFUSED: Readonly<Record<string, string>> = {
   [SMALLEST.replace("256", '"2000GiB"')]: `vm.memory is "2000GiB", ${MEMORY}`,
   [`${SMALLEST}kernal = "a"`]: "vm.kernal is not known: did you mean kernel",
   [`${SMALLEST}[replication]\nintervall = 5`]: "replication.intervall is not known " +
-    "(known: mode, period, microPeriod, minInterval, pauseShare, inFlight, encryption, peer, listen)",
+    "(known: mode, period, microPeriod, minInterval, pauseShare, inFlight, revive, " +
+    "stateDirectory, sharedMemory, encryption, peer, listen)",
   [`${SMALLEST}cpus = 0`]: "vm.cpus is 0, but must be a whole number from 1 to 255",
   [`${SMALLEST}cpus = "two"`]: 'vm.cpus is "two", but must be a whole number from 1 to 255',
   [`${SMALLEST}accel = "hvf"`]: 'vm.accel is "hvf", but must be tcg or kvm',
@@ -218,7 +250,14 @@ const REFUSED: Readonly<Record<string, string>> = {
   [nic('mac = "52:54:00:12:34:56"')]: "vm.nics[0].netdev is missing",
   [nic('mac = "52:54:00:12:34:56"\nnetdev = "user"\nvnetHdr = "on"')]:
     'vm.nics[0].vnetHdr is "on", but must be true or false',
-  [`${SMALLEST}[replication]\nmode = "remus"`]: 'replication.mode is "remus", but must be colo',
+  [`${SMALLEST}[replication]\nmode = "remus"`]:
+    'replication.mode is "remus", but must be colo or continuous',
+  [`${SMALLEST}[replication]\nperiod = "adaptive"`]:
+    'replication.period is "adaptive", but must be a whole number from 10 to 600000',
+  [`${SMALLEST}[replication]\nmode = "continuous"\nperiod = "often"`]:
+    'replication.period is "often", but must be a whole number from 10 to 600000 or "adaptive"',
+  [`${SMALLEST}[replication]\nmode = "continuous"\nmicroPeriod = 20`]:
+    "replication.microPeriod has no use where nothing is loaded: leave it out in mode continuous",
   [`${SMALLEST}[replication]\nperiod = 5`]:
     "replication.period is 5, but must be a whole number from 10 to 600000",
   [`${SMALLEST}[replication]\nperiod = 100\nminInterval = 101`]:

@@ -5,9 +5,11 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals, AssertionError } from "@std/assert/mod.js";
 import { DemoSession, type SessionOptions } from "../../cli/demo/session.ts";
+import type { VmConfig } from "../../engine/config/mod.ts";
 import { prepareDemoGuest } from "../../engine/vm/mod.ts";
+import { LinkRelay } from "./_link_relay.ts";
 
 /** A seeded generator of numbers from 0 to 1 (mulberry32). */
 export function randomFrom(seed: number): () => number {
@@ -30,6 +32,39 @@ export function testSeed(): number {
 
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Wait until a condition holds; asked again every few milliseconds. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  timeoutMs: number,
+  what: string,
+): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!await condition()) {
+    assert(performance.now() < deadline, `not within ${timeoutMs} ms: ${what}`);
+    await sleep(5);
+  }
+}
+
+/** What a promise comes to, if it does in time. */
+export async function within<T>(promise: Promise<T>, timeoutMs: number, what: string): Promise<T> {
+  let timer: ReturnType<typeof setTimeout>;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new AssertionError(`not within ${timeoutMs} ms: ${what}`)),
+      timeoutMs,
+    );
+  });
+  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** What a process has of the machine's memory, now and at the most so far, in MiB. */
+export function memoryOf(pid: number): { readonly rssMiB: number; readonly peakMiB: number } {
+  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  const mib = (key: string) =>
+    Number(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(status)![1]) / 1024;
+  return { rssMiB: mib("VmRSS"), peakMiB: mib("VmHWM") };
 }
 
 /** Processes whose command line names this directory. */
@@ -68,5 +103,28 @@ export async function withPair<T>(
     const left = processesOf(directory);
     await Deno.remove(directory, { recursive: true });
     assertEquals(left, []);
+  }
+}
+
+/** As {@linkcode withPair}, with a relay between the two engines. */
+export async function withRelayedPair<T>(
+  options: Partial<Omit<SessionOptions, "directory">>,
+  work: (session: DemoSession, relay: LinkRelay) => Promise<T>,
+): Promise<T> {
+  let relay: LinkRelay | undefined;
+  const configure = (given: VmConfig, side: "primary" | "standby"): VmConfig => {
+    const config = options.configure?.(given, side) ?? given;
+    const { replication } = config;
+    if (replication.peer?.transport !== "tcp") return config;
+    relay = new LinkRelay(replication.peer.port);
+    return {
+      ...config,
+      replication: { ...replication, peer: { ...replication.peer, port: relay.port } },
+    };
+  };
+  try {
+    return await withPair({ ...options, configure }, (session) => work(session, relay!));
+  } finally {
+    relay?.close();
   }
 }

@@ -27,21 +27,25 @@ const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "loaded": { type: "loaded", epoch: 1 },
   "replica-lost": { type: "replica-lost", reason: "gone" },
   "demand": { type: "demand" },
+  "hold": { type: "hold" },
+  "release": { type: "release" },
   "paused": { type: "paused", pauseMs: 10 },
   "tick": { type: "tick" },
   "capture-lost": { type: "capture-lost", reason: "broken" },
   "guest-ended": { type: "guest-ended", reason: "off" },
   "qemu-lost": { type: "qemu-lost", reason: "killed" },
+  "revived": { type: "revived" },
 };
 
 /** How to get into each phase. In `joining` and `protected` checkpoint 1 is the seed. */
-const WAYS: Readonly<Record<PrimaryPhase, readonly PrimaryEvent["type"][]>> = {
+const WAYS: Readonly<Record<PrimaryPhase, readonly (PrimaryEvent["type"] | PrimaryEvent)[]>> = {
   starting: [],
   alone: ["initial"],
   seeding: ["initial", "replica-ready"],
   joining: ["initial", "replica-ready", "seed-sent"],
   protected: ["initial", "replica-ready", "seed-sent", "committed", "loaded"],
   unattended: ["initial", "capture-lost"],
+  reviving: ["initial", { type: "qemu-lost", reason: "killed", revivable: true }],
   ended: ["qemu-lost"],
 };
 
@@ -50,27 +54,31 @@ const WAYS: Readonly<Record<PrimaryPhase, readonly PrimaryEvent["type"][]>> = {
  * else the effects in their order; `>phase` is the report of a new phase.
  */
 const TABLE = `
-               starting           alone              seeding                 joining             protected           unattended         ended
-initial        ready,>alone       !                  !                       !                   !                   ready,>alone       -
-request        !                  wake               wake                    -                   wake                !                  -
-whole          !                  acknowledge,absorb acknowledge,absorb      acknowledge,send    acknowledge,send    !                  -
-replica-ready  -                  >seeding,seed      -                       -                   -                   -                  -
-seed-pass      -                  -                  -                       -                   -                   -                  -
-seed-sent      !                  !                  commit-seed,>joining    !                   !                   !                  -
-encoded        -                  -                  -                       -                   -                   -                  -
-committed      -                  -                  -                       clear-missing       -                   -                  -
-loaded         -                  -                  -                       >protected          -                   -                  -
-replica-lost   -                  -                  >alone                  >alone              >alone              -                  -
-demand         -                  -                  -                       -                   -                   -                  -
-paused         -                  -                  -                       -                   -                   -                  -
-tick           -                  -                  -                       -                   -                   -                  -
-capture-lost   release,>unatt     release,>unatt     release,>unatt          release,>unatt      release,>unatt      release,>unatt     -
-guest-ended    goodbye,>ended     goodbye,>ended     goodbye,>ended          goodbye,>ended      goodbye,>ended      goodbye,>ended     -
-qemu-lost      lost,>ended        lost,>ended        lost,>ended             lost,>ended         lost,>ended         lost,>ended        -
+               starting        alone                       seeding                     joining                protected         unattended      reviving        ended
+initial        ready,>alone    !                           !                           !                      !                 ready,>alone    !               -
+request        !               wake                        wake                        -                      wake              !               !               -
+whole          !               acknowledge,absorb,outputs  acknowledge,absorb,outputs  acknowledge,send       acknowledge,send  !               !               -
+replica-ready  -               >seeding,seed               -                           -                      -                 -               -               -
+seed-pass      -               -                           -                           -                      -                 -               -               -
+seed-sent      !               !                           commit-seed,>joining        !                      !                 !               !               -
+encoded        -               -                           -                           -                      -                 -               -               -
+committed      -               -                           -                           outputs,clear-missing  -                 -               -               -
+loaded         -               -                           -                           >protected             -                 -               -               -
+replica-lost   -               -                           >alone                      >alone                 >alone            -               -               -
+demand         -               -                           -                           -                      -                 -               -               -
+hold           -               -                           -                           -                      -                 -               -               -
+release        -               -                           -                           -                      -                 -               -               -
+paused         -               -                           -                           -                      -                 -               -               -
+tick           -               -                           -                           -                      -                 -               -               -
+capture-lost   release,>unatt  release,>unatt              release,>unatt              release,>unatt         release,>unatt    release,>unatt  -               -
+guest-ended    goodbye,>ended  goodbye,>ended              goodbye,>ended              goodbye,>ended         goodbye,>ended    goodbye,>ended  goodbye,>ended  -
+qemu-lost      lost,>ended     lost,>ended                 lost,>ended                 lost,>ended            lost,>ended       lost,>ended     lost,>ended     -
+revived        !               !                           !                           !                      !                 !               >starting       -
 `;
 
 const SHORT: Readonly<Record<string, string>> = {
   "release-guest": "release",
+  "release-outputs": "outputs",
   "tell-goodbye": "goodbye",
   "tell-primary-lost": "lost",
   ">unattended": ">unatt",
@@ -87,7 +95,7 @@ function machineIn(
   options: PrimaryOptions = OPTIONS,
 ): PrimaryMachine {
   const machine = new PrimaryMachine(options, 0);
-  for (const type of WAYS[phase]) machine.step(EVENTS[type], 0);
+  for (const way of WAYS[phase]) machine.step(typeof way === "string" ? EVENTS[way] : way, 0);
   assertEquals(machine.phase, phase);
   return machine;
 }
@@ -213,6 +221,22 @@ Deno.test("PrimaryMachine takes micro-checkpoints only when a secondary can hold
   // The secondary is lost: the period counts again, from the last that was loaded.
   machine.step(EVENTS["replica-lost"], 110);
   assertEquals(take(machine, 3, 110), [500, { type: "absorb" }]);
+});
+
+Deno.test("PrimaryMachine begins no checkpoint while it is held, and is settled when none is under way", () => {
+  const machine = machineIn("alone");
+  assert(machine.settled);
+  machine.step(EVENTS.request, 0);
+  assertEquals(machine.step(EVENTS.tick, 1000), [{ type: "reply" }]);
+  assert(!machine.settled);
+  assertEquals(machine.step(EVENTS.hold, 1001), []);
+  assert(!machine.settled);
+  machine.step(EVENTS.whole, 1002);
+  assert(machine.settled);
+  machine.step(EVENTS.request, 1010);
+  assertEquals(machine.step(EVENTS.tick, 9000), []);
+  assertEquals(machine.step(EVENTS.release, 9001), [{ type: "reply" }]);
+  assert(!machine.settled);
 });
 
 Deno.test("PrimaryMachine follows a micro-checkpoint with one to be loaded when that is demanded", () => {
@@ -588,4 +612,34 @@ Deno.test("PrimaryMachine has a seed that was sent arrive before the word that t
   machine.step({ type: "seed-sent", epoch: 0 }, 0);
   assertEquals(machine.phase, "joining");
   assertEquals(behindSeed(), true);
+});
+
+Deno.test("PrimaryMachine has QEMU started again only where no secondary can take over", () => {
+  const lost: PrimaryEvent = { type: "qemu-lost", reason: "killed", revivable: true };
+  for (const phase of Object.keys(WAYS) as PrimaryPhase[]) {
+    if (phase === "ended") continue;
+    const expected = phase === "alone" || phase === "seeding" ? ">reviving,revive" : "lost,>ended";
+    assertEquals(describe(machineIn(phase).step(lost, 0)), expected, phase);
+  }
+  const machine = machineIn("seeding");
+  machine.step(lost, 0);
+  machine.step(EVENTS.revived, 10);
+  assertEquals(describe(machine.step(EVENTS.initial, 20)), "ready,>alone");
+});
+
+Deno.test("PrimaryMachine lets out what the guest said before a checkpoint when that is committed", () => {
+  const machine = new PrimaryMachine({ ...OPTIONS, inFlightMax: 2 }, 0);
+  for (const type of WAYS.protected) machine.step(EVENTS[type as PrimaryEvent["type"]], 0);
+  const released = (event: PrimaryEvent) =>
+    machine.step(event, 0).flatMap((effect) =>
+      effect.type === "release-outputs" ? [effect.epoch] : []
+    );
+  assertEquals(released({ type: "whole", epoch: 2 }), []);
+  assertEquals(released({ type: "whole", epoch: 3 }), []);
+  assertEquals(released({ type: "committed", epoch: 2 }), [2]);
+  assertEquals(released({ type: "committed", epoch: 2 }), []);
+  assertEquals(released({ type: "committed", epoch: 3 }), [3]);
+  // Without a secondary there is nobody to wait for.
+  machine.step(EVENTS["replica-lost"], 0);
+  assertEquals(released({ type: "whole", epoch: 4 }), [4]);
 });

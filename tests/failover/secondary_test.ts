@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
+import { LiveReplica } from "../../engine/checkpoint/live_replica.ts";
 import { ColoError, StreamError, WireError } from "../../engine/errors.ts";
 import {
   type SecondaryEffect,
@@ -41,7 +42,13 @@ const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
   "commit": { type: "commit", epoch: 1, commit: EMPTY_TOTALS },
   "prepared": { type: "prepared" },
   "qemu-answer": { type: "qemu-answer", bytes: concat(pong(1), shut()) },
+  "recovered": { type: "recovered", epoch: undefined },
+  "standby-ready": { type: "standby-ready" },
+  "stored": { type: "stored", epoch: 1 },
+  "applied": { type: "applied", epoch: 1 },
+  "refused": { type: "refused", reason: "no records", offset: 0 },
   "primary-lost": { type: "primary-lost", reason: "killed" },
+  "take-over": { type: "take-over", reason: "ordered" },
   "promoted": { type: "promoted" },
   "goodbye": { type: "goodbye", reason: "off" },
   "qemu-lost": { type: "qemu-lost", reason: "died" },
@@ -83,7 +90,13 @@ device-state   wire         wire            -                  -                
 commit         wire         wire            wire               wire                  wire               -            -         -
 prepared       -            -               -                  -                     -                  -            -         -
 primary-lost   -            -               >starting,restart  >taking-over,takeover >taking-over,takeover -         -         -
+take-over      !            !               !                  >taking-over,takeover >taking-over,takeover !          !         !
 promoted       !            !               !                  !                     !                  >promoted    !         !
+recovered      !            !               !                  !                     !                  !            !         !
+standby-ready  !            !               !                  !                     !                  !            !         !
+stored         !            !               !                  !                     !                  !            !         !
+applied        !            !               !                  !                     !                  !            !         !
+refused        !            !               !                  !                     !                  !            !         !
 goodbye        >ended       >ended          >ended             >ended                >ended             -            -         >ended
 qemu-lost      >starting,restart >starting,restart failed,>starting,restart failed,>starting,restart >starting,restart >ended >ended -
 `;
@@ -103,7 +116,7 @@ function describe(effects: readonly SecondaryEffect[]): string {
 }
 
 function machineIn(phase: SecondaryPhase): SecondaryMachine {
-  const machine = new SecondaryMachine();
+  const machine = new SecondaryMachine(() => new LiveReplica());
   for (const event of WAYS[phase]) machine.step(event);
   assertEquals(machine.phase, phase);
   return machine;
@@ -143,7 +156,7 @@ Deno.test("SecondaryMachine takes every event in every phase as its table says",
 });
 
 Deno.test("SecondaryMachine says at once that it is ready to a primary that was there before QEMU", () => {
-  const machine = new SecondaryMachine();
+  const machine = new SecondaryMachine(() => new LiveReplica());
   assertEquals(machine.step(EVENTS["link-up"]), []);
   assertEquals(describe(machine.step(EVENTS["qemu-ready"])), ">waiting,ready");
 });
@@ -299,7 +312,7 @@ Deno.test("SecondaryMachine loads micro-checkpoints that came before its seed wa
 });
 
 Deno.test("SecondaryMachine loads unasked, and has the primary wait, when it holds too much", () => {
-  const machine = new SecondaryMachine(9000);
+  const machine = new SecondaryMachine(() => new LiveReplica(9000));
   stepAll(machine, TO_PROTECTING);
   const page = { block: 0, page: 1, fill: 1 };
   assertEquals(types(stepAll(machine, checkpoint(2, page, false))), ["tell-committed"]);
@@ -317,7 +330,7 @@ Deno.test("SecondaryMachine loads unasked, and has the primary wait, when it hol
 });
 
 Deno.test("SecondaryMachine takes no end of checkpoints from a primary that waits for no answer", () => {
-  const machine = new SecondaryMachine(0);
+  const machine = new SecondaryMachine(() => new LiveReplica(0));
   stepAll(machine, TO_PROTECTING);
   const next = (epoch: number) =>
     stepAll(machine, checkpoint(epoch, { block: 0, page: 1, fill: 1 }, true));
@@ -436,7 +449,7 @@ const HELD_BYTES_MAX = 20_000;
 
 /** A primary, a link that delivers in order, the machine, and a QEMU: whatever comes next, comes. */
 class World {
-  readonly machine = new SecondaryMachine(HELD_BYTES_MAX);
+  readonly machine = new SecondaryMachine(() => new LiveReplica(HELD_BYTES_MAX));
   takeOvers = 0;
   loadsSeen = 0;
   merged = 0;

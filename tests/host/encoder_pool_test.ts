@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert/mod.js";
 import { Capture } from "../../engine/checkpoint/capture.ts";
 import type { EncodeJob } from "../../engine/checkpoint/page_encoder.ts";
 import { LinkError, LocalProtocolError } from "../../engine/errors.ts";
@@ -132,6 +132,8 @@ Deno.test("EncoderPool refuses a job that makes no sense, and what comes after i
   await assertRejects(() => run(job), LocalProtocolError, "page 9999");
   const nowhere = { mode: 0, shard: 5, entries: Uint32Array.of(0, 0), foreign: false };
   await assertRejects(() => run(nowhere), LocalProtocolError, "no shard 5");
+  const outside = { mode: 0, shard: 0, entries: Uint32Array.of(1, 0xffff_f000), foreign: false };
+  await assertRejects(() => run(outside), LocalProtocolError, "page 1");
   pool.close();
   const late = { mode: 0, shard: 0, entries: Uint32Array.of(1, 0), foreign: false };
   await assertRejects(() => run(late), LocalProtocolError, "closed");
@@ -145,6 +147,12 @@ Deno.test("EncoderPool rejects a run that it is closed under", async () => {
   const run = pool.run(capture.mirror.missingJobs(false), 1, false, () => Promise.resolve());
   pool.close();
   await assertRejects(() => run, LocalProtocolError, "closed");
+});
+
+Deno.test("EncoderPool refuses to be without workers: it would encode nothing, and say nothing", () => {
+  for (const count of [0, -1, 1.5, NaN]) {
+    assertThrows(() => new EncoderPool(count), RangeError, "Cannot encode");
+  }
 });
 
 Deno.test("EncoderPool leaves a core to the thread that reads", () => {

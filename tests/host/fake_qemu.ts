@@ -7,6 +7,9 @@
  * - `leave`: the first stream is closed when it was accepted, before COLO is entered
  * - `large`: the guest writes nearly all of its memory between two checkpoints
  *
+ * SIGUSR1 ends a primary as a large one ends that was killed: its streams break at once, and it takes a
+ * second until it has ended. Of a secondary it breaks the migration stream alone.
+ *
  * @module
  */
 
@@ -34,6 +37,7 @@ class FakeQemu {
   #migration = "none";
   #streams = 0;
   #stream: Deno.UnixConn | undefined;
+  #lingers = false;
 
   constructor(readonly incoming: boolean) {}
 
@@ -44,11 +48,15 @@ class FakeQemu {
     this.#say({ QMP: { version, capabilities: [] } });
     const lines: ReadableStream<string> = this.#monitor.readable
       .pipeThrough(new TextDecoderStream()).pipeThrough(new TextLineStream());
-    for await (const line of lines) {
-      const command = JSON.parse(line) as Command;
-      this.#say({ return: this.#execute(command), id: command.id });
+    try {
+      for await (const line of lines) {
+        const command = JSON.parse(line) as Command;
+        this.#say({ return: this.#execute(command), id: command.id });
+      }
+      Deno.exit(0);
+    } catch (error) {
+      if (!this.#lingers) throw error;
     }
-    Deno.exit(0);
   }
 
   #say(message: unknown): void {
@@ -91,6 +99,14 @@ class FakeQemu {
       default:
         return {};
     }
+  }
+
+  breakOff(): void {
+    this.#stream?.close();
+    if (this.incoming) return;
+    this.#lingers = true;
+    this.#monitor?.close();
+    setTimeout(() => Deno.exit(1), 1000);
   }
 
   /** A stream that breaks leaves the guest as it is; anything else is a fault of this program. */
@@ -184,5 +200,7 @@ if (import.meta.main) {
   const monitor = Deno.args.find((arg) => arg.includes("id=qmp"));
   const path = /path=([^,]+)/.exec(monitor ?? "")?.[1];
   if (path === undefined) throw new Error("no monitor");
-  await new FakeQemu(Deno.args.includes("-incoming")).serveMonitor(path);
+  const qemu = new FakeQemu(Deno.args.includes("-incoming"));
+  Deno.addSignalListener("SIGUSR1", () => qemu.breakOff());
+  await qemu.serveMonitor(path);
 }

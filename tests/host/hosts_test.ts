@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
 import { parseVmConfig, type VmConfig } from "../../engine/config/mod.ts";
-import { ColoError, QemuError } from "../../engine/errors.ts";
+import { ColoError, LinkError, QemuError } from "../../engine/errors.ts";
 import { PrimaryHost, type Report, SecondaryHost } from "../../engine/host/mod.ts";
 import { LinkConnection } from "../../engine/link/mod.ts";
+import { writeAll } from "../../engine/host/capture_port.ts";
 import { StreamInspector } from "../../engine/stream/inspect.ts";
 import { ENGINE_VERSION } from "../../engine/version.ts";
 import type { Qemu } from "../../engine/vm/mod.ts";
@@ -28,9 +29,13 @@ class Rig {
 
   constructor(readonly periodMs = 100) {}
 
-  get peer(): string {
+  /** Where the secondary listens. */
+  get listen(): string {
     return `${this.directory}/link.sock`;
   }
+
+  /** Where the primary connects to. */
+  peer = this.listen;
 
   #config(): VmConfig {
     return parseVmConfig(
@@ -43,7 +48,7 @@ class Rig {
       minInterval = 10
       pauseShare = 100
       peer = "unix:${this.peer}"
-      listen = "unix:${this.peer}"`,
+      listen = "unix:${this.listen}"`,
       `${this.directory}/vm.toml`,
     );
   }
@@ -170,6 +175,38 @@ Deno.test("PrimaryHost and SecondaryHost protect a guest, and the secondary take
   assertEquals(await rig.secondary!.ended, "qemu-lost");
 });
 
+Deno.test("SecondaryHost takes over from a primary QEMU whose end is known late", async () => {
+  await using rig = await protectedRig(50);
+  Deno.kill(qemuPid(rig.primary), "SIGUSR1");
+  const running = await reported(rig.secondary, "running");
+  assert(running.reason.includes("exit code 1"), running.reason);
+  assertEquals(await rig.primary!.ended, "qemu-lost");
+});
+
+Deno.test("SecondaryHost replaces a QEMU that breaks its stream and lives on", async () => {
+  // No checkpoint will come that would bring it to light.
+  await using rig = await protectedRig(600_000);
+  const before = rig.primary!.reports.length;
+  Deno.kill(qemuPid(rig.secondary), "SIGUSR1");
+  await reported(rig.primary, "primary", phase("alone"), before);
+  await reported(rig.primary, "primary", phase("protected"), before);
+});
+
+Deno.test("PrimaryHost says how many bytes each checkpoint took on the link", async () => {
+  await using rig = await protectedRig(50);
+  await until("checkpoints are reported", () => {
+    const replicated = rig.primary!.reports.filter((report) =>
+      report.event === "checkpoint" && report.replicated
+    );
+    return replicated.length > 5 ? true : undefined;
+  });
+  const wireBytes = rig.primary!.reports.flatMap((report) =>
+    report.event === "checkpoint" && report.replicated ? [report.wireBytes] : []
+  );
+  // Device state and commit alone are more.
+  assert(wireBytes.every((bytes) => bytes > 64), wireBytes.join());
+});
+
 Deno.test("PrimaryHost says at once that its guest is alone when the secondary QEMU dies", async () => {
   // No checkpoint will come that would bring it to light.
   await using rig = await protectedRig(600_000);
@@ -244,6 +281,38 @@ Deno.test("PrimaryHost tells its secondary goodbye when it is stopped", async ()
   assertEquals(ended.reason, "the operator ended it");
 });
 
+Deno.test("PrimaryHost says goodbye before the link is gone, however late that arrives", async () => {
+  await using rig = new Rig();
+  rig.peer = `${rig.directory}/slow.sock`;
+  using _slow = new SlowControl(rig.peer, rig.listen);
+  rig.startSecondary();
+  rig.startPrimary();
+  await reported(rig.primary, "primary", phase("protected"));
+  await rig.primary!.host.stop("the operator ended it");
+  assertEquals(await rig.primary!.ended, "stopped");
+  const timer = setTimeout(() => rig.secondary!.host.stop(), 3000);
+  assertEquals(await rig.secondary!.ended, "guest-ended");
+  clearTimeout(timer);
+});
+
+Deno.test("PrimaryHost leaves no link behind when it is stopped while it connects", async () => {
+  await using rig = new Rig();
+  const listener = Deno.listen({ transport: "unix", path: rig.peer });
+  const host = rig.startPrimary();
+  const control = new LinkConnection(await listener.accept());
+  await control.next(5000);
+  await control.send({ type: "welcome", engineVersion: ENGINE_VERSION });
+  const bulk = new LinkConnection(await listener.accept());
+  await bulk.next(5000);
+  await host.stop("the operator ended it");
+  assertEquals(await rig.primary!.ended, "stopped");
+  await bulk.send({ type: "welcome", engineVersion: ENGINE_VERSION });
+  const error = await assertRejects(() => bulk.next(2000), LinkError);
+  assert(!error.message.includes("no answer"), error.message);
+  control.close();
+  listener.close();
+});
+
 Deno.test("SecondaryHost leaves no QEMU behind when it is stopped while one is started", async () => {
   // A QEMU that died young is replaced after 500 ms.
   for (const delayMs of [0, 500, 515, 530, 560, 600]) {
@@ -288,7 +357,13 @@ Deno.test("SecondaryHost takes no more than it can hold from a primary while its
 
 Deno.test("SecondaryHost refuses a primary of another VM, and a second one", async () => {
   await using rig = await protectedRig();
-  const hello = { session: "s", vmName: "vm", memoryMiB: 16, engineVersion: ENGINE_VERSION };
+  const hello = {
+    session: "s",
+    vmName: "vm",
+    memoryMiB: 16,
+    mode: "colo",
+    engineVersion: ENGINE_VERSION,
+  } as const;
   const cases = [
     [hello, "another primary"],
     [{ ...hello, vmName: "other" }, "another primary"],
@@ -385,5 +460,48 @@ class FakeStandby {
 
   close(): void {
     this.#listener.close();
+  }
+}
+
+/** Between two engines: what the primary says over its control connection, its end too, comes late. */
+class SlowControl {
+  readonly #listener: Deno.UnixListener;
+
+  constructor(path: string, readonly target: string) {
+    this.#listener = Deno.listen({ transport: "unix", path });
+    this.#accept();
+  }
+
+  async #accept(): Promise<void> {
+    for (let count = 0;; count++) {
+      const near = await this.#listener.accept().catch(() => undefined);
+      if (near === undefined) return;
+      const far = await Deno.connect({ transport: "unix", path: this.target });
+      pipe(near, far, count % 2 === 0 ? 100 : 0);
+      pipe(far, near, 0);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#listener.close();
+  }
+}
+
+async function pipe(from: Deno.Conn, to: Deno.Conn, delayMs: number): Promise<void> {
+  const buffer = new Uint8Array(64 * 1024);
+  try {
+    for (let count; (count = await from.read(buffer)) !== null;) {
+      await new Promise((resolve) => setTimeout(resolve, delayMs));
+      await writeAll(to, buffer.subarray(0, count));
+    }
+  } catch {
+    // It ends with either of them.
+  }
+  for (const connection of [from, to]) {
+    try {
+      connection.close();
+    } catch {
+      // Closed already.
+    }
   }
 }

@@ -12,6 +12,7 @@ import {
   type SecondaryEvent,
   SecondaryMachine,
 } from "../../engine/failover/secondary.ts";
+import { LiveReplica } from "../../engine/checkpoint/live_replica.ts";
 import type { Mirror } from "../../engine/checkpoint/mirror.ts";
 import { NO_PAGES, type PageCounts } from "../../engine/checkpoint/page_encoder.ts";
 import { type Encoder, InlineEncoder } from "../../engine/host/encoder.ts";
@@ -78,7 +79,7 @@ class TwoLanes implements Encoder {
 
 /** A bulk connection whose room the test decides about. */
 class Bulk {
-  bytesSent = 0;
+  bytesQueued = 0;
   broken = false;
   readonly #waiting: (() => void)[] = [];
 
@@ -87,7 +88,7 @@ class Bulk {
   async send(message: Message): Promise<void> {
     if (this.broken) throw new LinkError("Cannot use the link: it was cut");
     this.deliver(message);
-    this.bytesSent += 100;
+    this.bytesQueued += 100;
     await new Promise<void>((resolve) => this.#waiting.push(resolve));
     if (this.broken) throw new LinkError("Cannot use the link: it was cut");
   }
@@ -128,15 +129,16 @@ function timers(): Promise<void> {
 class Pair {
   readonly primary: PrimaryMachine;
   readonly capture = newCapture();
-  readonly secondary = new SecondaryMachine();
-  readonly qemu = new ModelSecondary();
-  readonly bulk: Bulk;
-  readonly #sender: ReplicaSender;
+  readonly secondary = new SecondaryMachine(() => new LiveReplica());
+  qemu = new ModelSecondary();
+  bulk: Bulk;
+  #sender: ReplicaSender;
   #sending: Promise<void> = Promise.resolve();
   failure: unknown;
   nowMs = 0;
   loads = 0;
   takeOvers = 0;
+  relinks = 0;
   /** Checkpoints that were held and then loaded with a later one. */
   merged = 0;
   /** What the secondary holds as a whole and QEMU has not been given. */
@@ -146,20 +148,22 @@ class Pair {
   readonly #snapshots: Ram[] = [];
   #dirty: SamplePage[] = [];
   #toSend: Uint8Array = new Uint8Array(0);
+  readonly #encoder: Encoder;
   #preparing = false;
-  readonly #answers: PrimaryEvent[] = [];
+  #answers: PrimaryEvent[] = [];
 
   constructor(initial: readonly SamplePage[], inFlightMax = 1) {
     this.primary = new PrimaryMachine(
       { periodMs: 500, microPeriodMs: 100, minIntervalMs: 50, inFlightMax },
       0,
     );
-    this.bulk = new Bulk((message) => this.#receive(message));
+    this.bulk = this.#newBulk();
     this.#guest = apply(Array.from({ length: 72 }, () => new Uint8Array(4096)), initial);
     // QEMU sends every page of a ROM, which a fresh VM has filled otherwise.
     const rom = Array.from({ length: 8 }, (_, page) => ({ block: 1, page, fill: 0 }));
     this.#feed(initialStream(once([...rom, ...initial])));
-    this.#sender = new ReplicaSender(this.capture, this.bulk, new TwoLanes(this.capture.mirror));
+    this.#encoder = new TwoLanes(this.capture.mirror);
+    this.#sender = new ReplicaSender(this.capture, this.bulk, this.#encoder);
     this.#snapshots.push(this.#guest);
     this.#step({ type: "initial" });
     this.#stepSecondary({ type: "qemu-ready" });
@@ -238,6 +242,27 @@ class Pair {
       if (before !== after) quiet = -1;
     }
     if (this.failure !== undefined) throw this.failure;
+  }
+
+  /** The link breaks, and another one comes up. */
+  async relink(): Promise<void> {
+    this.bulk.cut();
+    this.#sender.cancel();
+    this.#stepSecondary({ type: "link-lost", reason: "cut" });
+    for (let sending; sending !== this.#sending;) await (sending = this.#sending);
+    this.#answers = [];
+    this.#step({ type: "replica-lost", reason: "cut" });
+    this.bulk = this.#newBulk();
+    this.#sender = new ReplicaSender(this.capture, this.bulk, this.#encoder);
+    this.#stepSecondary({ type: "link-up" });
+    this.relinks++;
+  }
+
+  #newBulk(): Bulk {
+    const bulk: Bulk = new Bulk((message) => {
+      if (this.bulk === bulk) this.#receive(message);
+    });
+    return bulk;
   }
 
   async kill(): Promise<void> {
@@ -357,6 +382,12 @@ class Pair {
       case "tell-loaded":
         this.#answers.push({ type: "loaded", epoch: effect.epoch });
         break;
+      case "restart-qemu":
+        this.qemu = new ModelSecondary();
+        this.#preparing = false;
+        this.#held = [];
+        queueMicrotask(() => this.#stepSecondary({ type: "qemu-ready" }));
+        break;
       case "take-over":
         this.takeOvers++;
         assert(this.qemu.atRest, "a takeover in the middle of a load");
@@ -474,7 +505,7 @@ const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
 const samplePages = fc.array(samplePage, { maxLength: 24, size: "max" });
 
 Deno.test("ReplicaSender and both machines: the secondary loads exactly the guest, whatever comes when", async () => {
-  const seen = { loads: 0, takeOvers: 0, merged: 0 };
+  const seen = { loads: 0, takeOvers: 0, merged: 0, relinks: 0 };
   await fc.assert(
     fc.asyncProperty(
       samplePages,
@@ -485,11 +516,12 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
       }),
       fc.boolean(),
       fc.array(
-        fc.record({ pages: samplePages, waitMs: fc.nat(250), answers: fc.boolean() }),
+        fc.record({ pages: samplePages, waitMs: fc.nat(250), then: fc.nat(9) }),
         { maxLength: 12, size: "max" },
       ),
-      async (initial, steps, settles, checkpoints) => {
-        const pair = new Pair(initial);
+      fc.integer({ min: 1, max: 3 }),
+      async (initial, steps, settles, checkpoints, inFlightMax) => {
+        const pair = new Pair(initial, inFlightMax);
         for (const { choice, pages } of steps) {
           const actions = [
             () => pair.write(pages),
@@ -506,6 +538,7 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
             () => timers(),
             () => pair.hear(),
             () => pair.answer(100),
+            () => choice % 4 === 0 ? pair.relink() : pair.connect(),
           ];
           await actions[choice % actions.length]!();
         }
@@ -514,21 +547,24 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
           await pair.settle();
           assertEquals(pair.primary.phase, "protected");
         }
-        for (const { pages, waitMs, answers } of checkpoints) {
+        for (const { pages, waitMs, then } of checkpoints) {
           await pair.checkpoint(pages, waitMs);
-          if (answers) pair.answer(100);
+          if (then < 5) pair.answer(100);
+          if (then === 9) await pair.relink();
+          if (then > 7) pair.connect();
         }
         await pair.kill();
         if (pair.failure !== undefined) throw pair.failure;
         seen.loads += pair.loads;
         seen.takeOvers += pair.takeOvers;
         seen.merged += pair.merged;
+        seen.relinks += pair.relinks;
       },
     ),
     { numRuns: 60 },
   );
   assert(
-    seen.loads > 60 && seen.takeOvers > 20 && seen.merged > 20,
+    seen.loads > 60 && seen.takeOvers > 20 && seen.merged > 20 && seen.relinks > 20,
     `too little happened: ${JSON.stringify(seen)}`,
   );
 });

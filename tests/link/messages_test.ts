@@ -32,6 +32,7 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
     session: text,
     vmName: text,
     memoryMiB: count,
+    mode: fc.constantFrom("colo" as const, "continuous" as const),
     engineVersion: text,
   }),
   welcome: fc.record({ type: fc.constant("welcome"), engineVersion: text }),
@@ -141,7 +142,14 @@ Deno.test("decodeMessage refuses a type that it does not know", () => {
   }
 });
 
-const HELLO = { role: "bulk", session: "a", vmName: "v", memoryMiB: 64, engineVersion: "1" };
+const HELLO = {
+  role: "bulk",
+  session: "a",
+  vmName: "v",
+  memoryMiB: 64,
+  mode: "colo",
+  engineVersion: "1",
+};
 const block = (name: unknown, sizeBytes: unknown) => ({ name, sizeBytes });
 const seed = (...blocks: unknown[]) => ({ machine: "pc", ramSectionId: 2, blocks });
 const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
@@ -153,6 +161,7 @@ const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
   ["hello", { ...HELLO, session: 5 }],
   ["hello", { ...HELLO, vmName: "v".repeat(4097) }],
   ["hello", { ...HELLO, memoryMiB: -1 }],
+  ["hello", { ...HELLO, mode: "remus" }],
   ["hello", { ...HELLO, memoryMiB: 0.5 }],
   ["hello", { ...HELLO, memoryMiB: 2 ** 53 }],
   ["refuse", { reason: null }],

@@ -8,7 +8,12 @@ import { connectLink, LinkConnection, listenLink } from "../../engine/link/trans
 import { FrameEncoder } from "../../engine/link/wire.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
 
-const INTRODUCTION = { vmName: "web1", memoryMiB: 256, engineVersion: "0.1.0" };
+const INTRODUCTION = {
+  vmName: "web1",
+  memoryMiB: 256,
+  mode: "colo",
+  engineVersion: "0.1.0",
+} as const;
 const encoder = new FrameEncoder(WasmKernels.create());
 
 /** A test that fails when a timer or a connection is left behind. */

@@ -100,6 +100,7 @@ Deno.test("LinkConnection carries messages both ways and in order, over TCP and 
       await sending;
       assertEquals(received, sent);
       assertEquals(far.bytesReceived, near.bytesSent);
+      assertEquals(far.bytesReceived, near.bytesQueued);
       assert(near.bytesSent > 997 * 49 * 25);
     })
   );
@@ -136,6 +137,7 @@ Deno.test("LinkConnection holds a sender back whose peer does not read", async (
       heldBack = await Promise.race([accepted.then(() => false), waited]);
       if (heldBack) {
         const waitingBytes = acceptedBytes - near.bytesSent;
+        assert(near.bytesQueued > acceptedBytes, "what waits was taken for sending");
         assert(waitingBytes > LINK_QUEUE_BYTES_MAX - CHUNK_BYTES, `${waitingBytes} bytes wait`);
         assert(waitingBytes < LINK_QUEUE_BYTES_MAX + 2 * CHUNK_BYTES, `${waitingBytes} bytes wait`);
         // It goes on when the peer reads.

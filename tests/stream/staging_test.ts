@@ -73,6 +73,27 @@ Deno.test("Staging is full when its page table is", () => {
   assertThrows(() => area.space(), LocalProtocolError, "full");
 });
 
+Deno.test("Staging keeps pages that came while the last ones were still kept", () => {
+  const area = staging();
+  for (let round = 1; round <= 4; round++) {
+    // A read that was begun while the pages of the last checkpoint were kept brings some of the next.
+    const space = area.space();
+    area.releasePages();
+    space.fill(round, 0, 5000);
+    area.filled(5000);
+    const page = area.position;
+    area.addPage(1, page);
+    area.position = area.end;
+    area.keepPages();
+    for (let message = 0; message < 3; message++) {
+      fill(area, 4, 0xee);
+      area.position = area.end;
+    }
+    const kept = area.kernels.bytes.subarray(page, page + 4096);
+    assert(kept.every((byte) => byte === round), `round ${round}: a page was written over`);
+  }
+});
+
 Deno.test("Staging keeps every page and every unread byte, whatever is read when", () => {
   fc.assert(
     fc.property(

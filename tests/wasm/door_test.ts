@@ -44,6 +44,14 @@ function wrongCalls(k: KernelSet, a: number): Record<string, () => void> {
     "encodePages target": () => encode(k, a, { target: end - 8191 }),
     "encodePages counters": () => encode(k, a, { counters: end - 15 }),
     "encodePages out": () => encode(k, a, { out: end - 7 }),
+    "scanFrames end before start": () => k.scanFrames(a + 8, a, 0, 0, a, 1, a),
+    "scanFrames end behind memory": () => k.scanFrames(a, end + 1, 0, 0, a, 1, a),
+    "scanFrames vnet header": () => k.scanFrames(a, a, 2, 0, a, 1, a),
+    "scanFrames seed": () => k.scanFrames(a, a, 0, -1, a, 1, a),
+    "scanFrames table": () => k.scanFrames(a, a, 0, 0, end - 63, 1, a),
+    "scanFrames out": () => k.scanFrames(a, a, 0, 0, a, 1, end - 7),
+    "comparePairs table": () => k.comparePairs(end - 15, 1),
+    "comparePairs count": () => k.comparePairs(a, 2 ** 28),
     "bitmapSet bitmap": () => k.bitmapSet(end, 1, 0, 1),
     "bitmapSet bits": () => k.bitmapSet(a, 8, 5, 4),
     "bitmapClear bits": () => k.bitmapClear(a, 8, 9, 0),
@@ -124,6 +132,8 @@ for (const { name, create } of KERNEL_SETS) {
     assertEquals(kernels.isEqual(end, end, 0), 1);
     kernels.copy(end, end, 0);
     assertEquals(kernels.scanRam(end, end, 0, 0, end, 0, 0, out), 0);
+    assertEquals(kernels.scanFrames(end, end, 0, 0, end, 0, out), 0);
+    assertEquals(kernels.comparePairs(end, 0), 0);
     assertEquals(kernels.xbzrleEncode(end, end, 0, end, 0), 0);
     assertEquals(kernels.lz4Compress(end, 0, end, 0), -1);
     assertEquals(kernels.lz4Compress(end, 0, end - 1, 1), 1);

@@ -15,6 +15,7 @@ export {
 export { xxh64 } from "./checksum";
 export { encodePages } from "./encode";
 export { lz4Compress, lz4Decompress } from "./lz4";
+export { comparePairs, scanFrames } from "./packet";
 export { copy, isEqual, isZero } from "./page";
 export { applyPages, collectPages, markPages, scanRam } from "./scan";
 export { xbzrleDecode, xbzrleEncode } from "./xbzrle";

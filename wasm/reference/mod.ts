@@ -11,6 +11,7 @@ import { xxh64 } from "./checksum.ts";
 import { encodePages } from "./encode.ts";
 import { lz4Compress, lz4Decompress } from "./lz4.ts";
 import { ReferenceMemory } from "./memory.ts";
+import { comparePairs, scanFrames } from "./packet.ts";
 import { copy, isEqual, isZero } from "./page.ts";
 import { applyPages, collectPages, markPages, scanRam } from "./scan.ts";
 import { xbzrleDecode, xbzrleEncode } from "./xbzrle.ts";
@@ -49,6 +50,8 @@ function rawKernels(memory: ReferenceMemory): RawKernels {
     markPages: (...args) => markPages(memory.bytes, ...args),
     collectPages: (...args) => collectPages(memory.bytes, ...args),
     encodePages: (...args) => encodePages(memory.bytes, ...args),
+    scanFrames: (...args) => scanFrames(memory.bytes, ...args),
+    comparePairs: (...args) => comparePairs(memory.bytes, ...args),
     isZero: (...args) => Number(isZero(memory.bytes, ...args)),
     isEqual: (...args) => Number(isEqual(memory.bytes, ...args)),
     copy: (...args) => copy(memory.bytes, ...args),

@@ -1,0 +1,103 @@
+/**
+ * The main thread's end of the worker that keeps a guest's copy.
+ *
+ * @module
+ */
+
+import { StoreError } from "../errors.ts";
+import type { FromKeeper, ToKeeper } from "../image/keeper.ts";
+import { IMAGE_QUEUE_BYTES_MAX } from "../limits.ts";
+import type { FromImage, ToImage } from "./image_worker.ts";
+
+/** One guest's copy. */
+export class ImagePort {
+  readonly #worker: Worker;
+  readonly #handle: (answer: FromKeeper) => void;
+  readonly #failed: (error: StoreError) => void;
+  readonly #closed = Promise.withResolvers<void>();
+  /** What it is to be told once it listens. */
+  #unsent: ToImage[] | undefined = [];
+  #queuedBytes = 0;
+  #room: PromiseWithResolvers<void> | undefined;
+
+  /**
+   * Start the worker, and take a directory.
+   *
+   * @param handle Called with what the keeper answers
+   * @param failed Called when nothing more can be kept
+   */
+  constructor(
+    directory: string,
+    handle: (answer: FromKeeper) => void,
+    failed: (error: StoreError) => void,
+  ) {
+    this.#handle = handle;
+    this.#failed = failed;
+    this.#worker = new Worker(new URL("./image_worker.ts", import.meta.url), { type: "module" });
+    this.#worker.onmessage = ({ data }: MessageEvent<FromImage>) => this.#take(data);
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      this.#closed.resolve();
+      this.#fail(`Cannot keep the guest's memory: ${event.message}`);
+    };
+    this.#post({ type: "open", directory });
+  }
+
+  tell(command: ToKeeper): void {
+    if (!("chunk" in command)) return this.#post(command);
+    this.#queuedBytes += command.chunk.length;
+    // Its buffer goes along, so it must hold nothing else.
+    const { buffer, byteLength } = command.chunk;
+    const own = buffer instanceof ArrayBuffer && buffer.byteLength === byteLength;
+    const chunk = own ? new Uint8Array(buffer) : Uint8Array.from(command.chunk);
+    this.#post({ ...command, chunk }, [chunk.buffer]);
+  }
+
+  /** Fulfilled when there is room for more: so a fast link does not fill this machine's memory. */
+  async room(): Promise<void> {
+    if (this.#queuedBytes <= IMAGE_QUEUE_BYTES_MAX) return;
+    this.#room ??= Promise.withResolvers();
+    await this.#room.promise;
+  }
+
+  /** Give the directory up once all that was told is done; what is held stays there. */
+  async close(): Promise<void> {
+    this.#post({ type: "close" });
+    await this.#closed.promise;
+    this.#worker.terminate();
+  }
+
+  #take(answer: FromImage): void {
+    switch (answer.type) {
+      case "ready": {
+        const unsent = this.#unsent ?? [];
+        this.#unsent = undefined;
+        for (const message of unsent) this.#post(message);
+        return;
+      }
+      case "closed":
+        return this.#closed.resolve();
+      case "failed":
+        return this.#fail(answer.reason);
+      case "done":
+        this.#queuedBytes -= answer.bytes;
+        if (this.#queuedBytes > IMAGE_QUEUE_BYTES_MAX) return;
+        this.#room?.resolve();
+        this.#room = undefined;
+        return;
+      default:
+        return this.#handle(answer);
+    }
+  }
+
+  #post(message: ToImage, transferred: ArrayBuffer[] = []): void {
+    // Before it listens nothing is sent in a hurry, and nothing is transferred.
+    if (this.#unsent !== undefined) this.#unsent.push(message);
+    else this.#worker.postMessage(message, transferred);
+  }
+
+  #fail(reason: string): void {
+    this.#room?.resolve();
+    this.#failed(new StoreError(reason));
+  }
+}

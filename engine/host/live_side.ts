@@ -1,0 +1,136 @@
+/**
+ * The QEMU that runs along on a secondary.
+ *
+ * @module
+ */
+
+import type { ReplicaEffect } from "../checkpoint/replica.ts";
+import { LocalProtocolError, QemuError } from "../errors.ts";
+import { eventTimeMs } from "../qmp/mod.ts";
+import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
+import { ReplicaPort } from "./replica_port.ts";
+import type { ReplicaSide, SideOptions } from "./replica_side.ts";
+import { startVm, type Vm } from "./start_vm.ts";
+
+/** Between two attempts to start the QEMU. */
+const RESTART_MS = 500;
+
+/** A QEMU that dies sooner than this will die again. */
+const STABLE_MS = 2000;
+const EARLY_DEATHS_MAX = 5;
+
+/** Keeps one secondary QEMU. */
+export class LiveSide implements ReplicaSide {
+  readonly #options: SideOptions;
+  /** The start of another QEMU, when one is under way. */
+  #starting: Promise<void> = Promise.resolve();
+  #vm: Vm | undefined;
+  #port: ReplicaPort | undefined;
+  #resumedMs: number | undefined;
+  #earlyDeaths = 0;
+  #over = false;
+
+  constructor(options: SideOptions) {
+    this.#options = options;
+  }
+
+  /** @throws {QemuError} when QEMU cannot be started; nothing is left running */
+  async start(): Promise<void> {
+    const { config, qemu, directory, report, events } = this.#options;
+    const vm = await startVm({ config, qemu, directory, incoming: true, report });
+    this.#vm = vm;
+    if (this.#over) return;
+    const startedMs = performance.now();
+    vm.qmp.on("RESUME", (event) => this.#resumedMs = eventTimeMs(event));
+    const path = `${directory}/replica.sock`;
+    await Deno.remove(path).catch(() => {});
+    await beginSecondary(vm.qmp, qemu.capabilities, path);
+    const port = await ReplicaPort.connect(path);
+    this.#port = port;
+    vm.process.exited.then((exit) => {
+      if (this.#over || this.#vm !== vm) return;
+      this.#earlyDeaths = performance.now() - startedMs < STABLE_MS ? this.#earlyDeaths + 1 : 0;
+      const how = exit.signal === null ? `exit code ${exit.code}` : exit.signal;
+      events.lost(`the secondary QEMU ended by ${how}`, exit.code === 0);
+    });
+    port.read((bytes) => {
+      // The last words of a QEMU that was replaced concern nobody.
+      if (this.#port === port) events.answered({ type: "qemu-answer", bytes });
+    }).catch(() => {}).then(() => this.#broken(port));
+    events.ready();
+  }
+
+  do(effect: Exclude<ReplicaEffect, { type: "loaded" }>): void {
+    switch (effect.type) {
+      case "write": {
+        const port = this.#port;
+        return port?.write(effect.bytes, () => this.#broken(port));
+      }
+      case "prepare":
+        this.#prepare().catch((error) => this.#options.events.failed(error));
+        return;
+      default:
+        throw new LocalProtocolError(`Cannot do ${effect.type}: a QEMU runs along`);
+    }
+  }
+
+  async room(): Promise<void> {
+    await this.#port?.room();
+  }
+
+  async takeOver(): Promise<number> {
+    this.#resumedMs = undefined;
+    // Whatever becomes of its stream from here on, this QEMU is the only one that the guest has.
+    const port = this.#port;
+    this.#port = undefined;
+    try {
+      return await takeOver(this.#vm!.qmp, () => this.#resumedMs);
+    } finally {
+      port?.close();
+    }
+  }
+
+  restart(): void {
+    this.#starting = this.#startAnother().catch((error) => this.#options.events.failed(error));
+  }
+
+  /** A QEMU that leaves COLO by itself may live on, and is of no use. */
+  #broken(port: ReplicaPort): void {
+    if (this.#port === port && !this.#over) this.kill();
+  }
+
+  kill(): void {
+    this.#vm?.process.kill();
+  }
+
+  async stop(): Promise<void> {
+    this.#over = true;
+    await this.#starting;
+    this.#port?.close();
+    await this.#vm?.stop();
+  }
+
+  async #prepare(): Promise<void> {
+    const vm = this.#vm!;
+    if (this.#options.qemu.accel === "tcg") {
+      // A QEMU that dies meanwhile is dealt with where its end is noticed.
+      await forgetTranslations(vm.qmp).catch(() => {});
+    }
+    if (this.#vm === vm) this.#options.events.answered({ type: "prepared" });
+  }
+
+  async #startAnother(): Promise<void> {
+    if (this.#earlyDeaths >= EARLY_DEATHS_MAX) {
+      throw new QemuError(
+        `Cannot stand by: the secondary QEMU died ${EARLY_DEATHS_MAX} times in a row`,
+      );
+    }
+    const vm = this.#vm;
+    this.#vm = undefined;
+    this.#port?.close();
+    this.#port = undefined;
+    await vm?.stop();
+    if (this.#earlyDeaths > 0) await new Promise((resolve) => setTimeout(resolve, RESTART_MS));
+    if (!this.#over) await this.start();
+  }
+}

@@ -1,0 +1,96 @@
+/**
+ * What a running primary can be asked and told over its control socket.
+ *
+ * @module
+ */
+
+import { type ControlCommands, ControlServer, defaultControlPath } from "../control/mod.ts";
+import type { VmConfig } from "../config/mod.ts";
+import { ColoError, messageOf } from "../errors.ts";
+import type { PrimaryPhase } from "../failover/primary.ts";
+import type { QmpClient } from "../qmp/mod.ts";
+import type { SaveResult } from "../store/mod.ts";
+
+/** What the commands need of a primary. */
+export interface ControlledPrimary {
+  /** How far it is, and the number of its last checkpoint. */
+  status(): { readonly phase: PrimaryPhase; readonly epoch: number };
+  /** The monitor of its QEMU. */
+  readonly qmp: QmpClient;
+  /** See {@linkcode PrimaryHost.save}. */
+  save(name: string): Promise<SaveResult>;
+}
+
+/** The commands by their names. */
+export function primaryCommands(
+  primary: ControlledPrimary,
+  { vm }: Pick<VmConfig, "vm">,
+): ControlCommands {
+  return {
+    "query-status": { arguments: {}, run: () => primary.qmp.execute("query-status") },
+    "query-colo-status": {
+      arguments: {},
+      run: () => {
+        const { phase, epoch } = primary.status();
+        const mode = phase === "ended" ? "none" : "primary";
+        return { vm: vm.name, mode, phase, protected: phase === "protected", epoch };
+      },
+    },
+    "colo-checkpoint-save": {
+      arguments: { name: "string" },
+      run: async ({ name }) => describe(await primary.save(String(name))),
+    },
+  };
+}
+
+/** What a saved checkpoint is called on the control socket. */
+export interface SavedOverControl {
+  readonly name: string;
+  readonly full: boolean;
+  readonly pages: number;
+  readonly bytes: number;
+  readonly epoch: number;
+  readonly "duration-ms": number;
+  /** How long no checkpoint could be begun; the guest ran. */
+  readonly "frozen-ms": number;
+  /** Checkpoints that the retention rule has ended. */
+  readonly retired: readonly string[];
+  readonly "retain-failure"?: string;
+}
+
+function describe(result: SaveResult): SavedOverControl {
+  const { checkpoint, durationMs, frozenMs, retired, retainFailure } = result;
+  const { metadata } = checkpoint;
+  return {
+    name: checkpoint.name,
+    full: metadata.parent === undefined,
+    pages: metadata.pages,
+    bytes: checkpoint.sizeBytes,
+    epoch: metadata.epoch,
+    "duration-ms": durationMs,
+    "frozen-ms": frozenMs,
+    retired,
+    ...(retainFailure === undefined ? {} : { "retain-failure": retainFailure }),
+  };
+}
+
+/**
+ * Open the control socket of a VM. A VM runs without one as well: what stands in its way is said, and
+ * that is all.
+ */
+export async function openControl(
+  config: VmConfig,
+  commands: ControlCommands,
+  notice: (text: string) => void,
+): Promise<ControlServer | undefined> {
+  try {
+    return await ControlServer.listen(
+      config.controlPath ?? defaultControlPath(config.vm.name),
+      commands,
+    );
+  } catch (error) {
+    if (!(error instanceof ColoError)) throw error;
+    notice(messageOf(error));
+    return undefined;
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * What a secondary's host does for its replica: the QEMUs and files behind it.
+ *
+ * @module
+ */
+
+import type { ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
+import type { VmConfig } from "../config/mod.ts";
+import type { Qemu } from "../vm/mod.ts";
+import type { Reporter } from "./report.ts";
+
+/** What a side has to say. */
+export interface SideEvents {
+  /** It can be seeded. */
+  ready(): void;
+  answered(answer: ReplicaAnswer): void;
+  /** The QEMU that the guest's copy is, or the VM, has ended; `orderly`: as one that was shut down. */
+  lost(reason: string, orderly: boolean): void;
+  /** It is of no further use. */
+  failed(error: unknown): void;
+}
+
+/** What every side needs. */
+export interface SideOptions {
+  readonly config: VmConfig;
+  readonly qemu: Qemu;
+  /** A directory of this process's own, for sockets. */
+  readonly directory: string;
+  readonly report: Reporter;
+  readonly events: SideEvents;
+}
+
+/** One side. */
+export interface ReplicaSide {
+  /** Fulfilled when it can be seeded. */
+  start(): Promise<void>;
+  /** Do what the replica wants done; `loaded` is for others. */
+  do(effect: Exclude<ReplicaEffect, { type: "loaded" }>): void;
+  /** Fulfilled when there is room for more of a seed. */
+  room(): Promise<void>;
+  /** Throw the QEMU away that is the guest's copy, and start a fresh one. */
+  restart(): void;
+  /** The peer's fault or QEMU's: end it, so that another is started. */
+  kill(): void;
+  /** Let the VM run on its own; returns when QEMU resumed it, in milliseconds since the epoch. */
+  takeOver(): Promise<number>;
+  /**
+   * End everything.
+   *
+   * @param keep Whether a checkpoint that is held, and that nobody runs, is to be found by a later start
+   */
+  stop(keep: boolean): Promise<void>;
+}
