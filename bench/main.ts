@@ -9,6 +9,7 @@ import { inOwnDirectory, interruptible, progress } from "../cli/shared.ts";
 import { ColoError } from "../engine/errors.ts";
 import { type Area, AREA_NAMES, type AreaResult } from "./area.ts";
 import { readHostFacts, readVersions } from "./host_facts.ts";
+import { CONTINUOUS } from "./continuous.ts";
 import { benchKernels } from "./kernels.ts";
 import { PAUSE } from "./pause.ts";
 import { chartsOf, drawBars } from "./plot.ts";
@@ -26,7 +27,7 @@ const KERNELS: Area = {
   run: benchKernels,
 };
 
-const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE];
+const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE, CONTINUOUS];
 
 const HERE = import.meta.dirname!;
 

@@ -35,6 +35,20 @@ export function costRow({ case: name, unit, ours, peer, peerName, bar }: Cost): 
   };
 }
 
+/** The row of a figure that is compared with nothing, and better the less it is: its median. */
+export function figure(name: string, unit: string, ours: readonly number[], bar?: number): Row {
+  return {
+    case: name,
+    unit,
+    ours: median(ours),
+    peer: null,
+    peerName: null,
+    ratio: null,
+    bar: bar ?? null,
+    ok: bar === undefined ? null : median(ours) <= bar,
+  };
+}
+
 /** The middle value, or the mean of the two middle ones; NaN of none. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);

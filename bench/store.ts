@@ -28,7 +28,7 @@ import { WasmKernels } from "../wasm/mod.ts";
 import type { Area, BenchContext } from "./area.ts";
 import { BenchGuest } from "./rig/guest.ts";
 import { freshDirectory, openRig, pause, type Rig } from "./rig/rig.ts";
-import { costRow, median, type Row } from "./row.ts";
+import { costRow, figure, type Row } from "./row.ts";
 
 const MEMORY_MIB = 1024;
 const RAM_BYTES = MEMORY_MIB * 2 ** 20;
@@ -89,20 +89,6 @@ async function benchStore(context: BenchContext): Promise<Row[]> {
       peerName: "the whole stream",
     }),
   ];
-}
-
-/** A figure that is compared with nothing. */
-function figure(name: string, unit: string, ours: readonly number[], bar?: number): Row {
-  return {
-    case: name,
-    unit,
-    ours: median(ours),
-    peer: null,
-    peerName: null,
-    ratio: null,
-    bar: bar ?? null,
-    ok: bar === undefined ? null : median(ours) <= bar,
-  };
 }
 
 /** Save a running guest again and again; the first is a full one. */

@@ -6,6 +6,7 @@
 
 import { TextLineStream } from "@std/streams/mod.js";
 import { freePort } from "../../cli/demo/session.ts";
+import type { ReplicationMode } from "../../engine/config/mod.ts";
 import { ColoError } from "../../engine/errors.ts";
 import type { CheckpointReport, Report } from "../../engine/host/mod.ts";
 import type { Checkpoint, Contender } from "./contender.ts";
@@ -15,6 +16,8 @@ import { freshDirectory, type Rig, until } from "./rig.ts";
 
 /** How the two are joined. */
 export interface EngineOptions {
+  /** `colo` when left out. */
+  readonly mode?: ReplicationMode | undefined;
   readonly periodMs: number;
   /** Between two namespaces; over loopback when left out. */
   readonly network?: ShapedNetwork | undefined;
@@ -24,6 +27,7 @@ export interface EngineOptions {
 const PORT = 7702;
 const PROTECTED_TIMEOUT_MS = 120_000;
 const CHECKPOINT_TIMEOUT_MS = 60_000;
+const TAKEOVER_TIMEOUT_MS = 20_000;
 
 /** How long a command may take to clean up before it is killed. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -49,6 +53,7 @@ export class EnginePair implements Contender {
     const replication = (end: "peer" | "listen") =>
       [
         "[replication]",
+        `mode = "${options.mode ?? "colo"}"`,
         `period = ${options.periodMs}`,
         `${end} = "${address}"`,
         ...(network === undefined ? [] : ['encryption = "none"']),
@@ -91,6 +96,20 @@ export class EnginePair implements Contender {
       pages: report.dirtyPages,
       bytes: report.wireBytes,
     }));
+  }
+
+  /** Kill the primary QEMU. Returns how long it took until the VM ran on the other side. */
+  async killPrimary(): Promise<number> {
+    const [primary, standby] = this.#commands;
+    const killedMs = performance.timeOrigin + performance.now();
+    Deno.kill(primary.qemuPid, "SIGKILL");
+    const running = () => standby.reports.find((report) => report.event === "running");
+    const ran = () => {
+      standby.requireAlive();
+      return running() !== undefined;
+    };
+    await until(ran, "the VM runs", TAKEOVER_TIMEOUT_MS, this.#rig.signal);
+    return running()!.atMs - killedMs;
   }
 
   async close(): Promise<void> {
@@ -139,6 +158,13 @@ class Command {
     this.#child.status.then(() => this.#ended = true);
     lines(this.#child.stdout, (line) => this.reports.push(JSON.parse(line) as Report));
     lines(this.#child.stderr, (line) => this.#lastWords = line);
+  }
+
+  /** Of the QEMU that was started last. */
+  get qemuPid(): number {
+    const started = this.reports.findLast((report) => report.event === "qemu-started");
+    if (started === undefined) throw new ColoError(`colo ${this.#name} has no QEMU`);
+    return started.pid;
   }
 
   requireAlive(): void {

@@ -6,7 +6,7 @@
  */
 
 import type { ReplicaEffect } from "../checkpoint/replica.ts";
-import { LocalProtocolError, QemuError, StoreError } from "../errors.ts";
+import { LocalProtocolError, messageOf, QemuError, StoreError } from "../errors.ts";
 import type { FromKeeper, Target } from "../image/keeper.ts";
 import type { HeldCheckpoint, Recovery } from "../image/store.ts";
 import { type ImagePlace, imagePlace } from "./image_directory.ts";
@@ -94,9 +94,8 @@ export class ImageSide implements ReplicaSide {
     const { deviceState } = await this.#taken.promise;
     this.#running = true;
     const atMs = await standby.run(deviceState);
-    // QEMU has the memory mapped: with no name left it goes when QEMU does, whatever becomes of us.
-    this.#image.tell({ type: "discard" });
-    await standby.release();
+    this.#image.tell({ type: "taken" });
+    standby.release().catch((error) => this.#notice(messageOf(error)));
     return atMs;
   }
 
@@ -111,7 +110,7 @@ export class ImageSide implements ReplicaSide {
     this.#over = true;
     await this.#standby?.stop();
     await this.#standing;
-    if (!this.#running && !keep) this.#image.tell({ type: "discard" });
+    if (this.#running || !keep) this.#image.tell({ type: "discard" });
     await this.#image.close();
   }
 

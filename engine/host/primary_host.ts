@@ -7,10 +7,16 @@
 
 import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
+import { mirrorStream } from "../checkpoint/mirror_stream.ts";
 import type { ControlServer } from "../control/mod.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, messageOf, StoreError } from "../errors.ts";
-import { type PrimaryEffect, type PrimaryEvent, PrimaryMachine } from "../failover/primary.ts";
+import { LinkError, messageOf, QemuError, StoreError } from "../errors.ts";
+import {
+  type PrimaryEffect,
+  type PrimaryEvent,
+  PrimaryMachine,
+  type PrimaryPhase,
+} from "../failover/primary.ts";
 import {
   closePair,
   connectPair,
@@ -45,6 +51,8 @@ export interface PrimaryHostOptions {
   readonly restore?: RestoreSource | undefined;
   /** Threads that encode checkpoints; as many as suit the machine when left out. */
   readonly encoders?: number | undefined;
+  /** Called when what the guest said before this checkpoint may leave: it would survive a failure. */
+  readonly onOutputsReleased?: (epoch: number) => void;
 }
 
 /** How a primary ended. */
@@ -65,6 +73,13 @@ const EXIT_NOTICE_MS = 200;
 
 /** And one whose monitor is gone as well is dying; a large one takes its time. */
 const EXIT_MS = 10_000;
+
+/** A QEMU that dies so soon after it was revived is likely to do so for the same reason. */
+const STABLE_MS = 10_000;
+const EARLY_DEATHS_MAX = 3;
+
+/** Phases in which the mirror follows the guest. */
+const CAPTURED: readonly PrimaryPhase[] = ["alone", "seeding", "joining", "protected"];
 
 /** Between two looks at whether the mirror has come to rest. */
 const FREEZE_POLL_MS = 1;
@@ -88,6 +103,11 @@ export class PrimaryHost {
   #wakeTimer: ReturnType<typeof setTimeout> | undefined;
   #shutDown = false;
   #over = false;
+  /** The capture of the VM that runs, and what starts another in its place. */
+  #capturing: Promise<void> = Promise.resolve();
+  #reviving: Promise<void> = Promise.resolve();
+  #revivedMs = -Infinity;
+  #earlyDeaths = 0;
   #control: ControlServer | undefined;
   readonly #saver: Saver | undefined;
 
@@ -120,7 +140,7 @@ export class PrimaryHost {
       this.#watch(vm);
       await this.#openControl(vm);
       await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
-      this.#captureAgainAndAgain(vm);
+      this.#capturing = this.#captureAgainAndAgain(vm);
       this.#connectAgainAndAgain();
       return await this.#ended.promise;
     } finally {
@@ -148,7 +168,7 @@ export class PrimaryHost {
       );
     }
     const { phase } = this.#machine;
-    if (capture === undefined || ["starting", "unattended", "ended"].includes(phase)) {
+    if (capture === undefined || !CAPTURED.includes(phase)) {
       throw new StoreError(`Cannot save checkpoint ${name}: the primary is ${phase}; try again`);
     }
     const { mirror, machine } = capture;
@@ -202,7 +222,11 @@ export class PrimaryHost {
       const seedSent = this.#machine.phase === "joining";
       const how = exit.signal === null ? `exit code ${exit.code}` : exit.signal;
       if (ordered) this.#step({ type: "guest-ended", reason: "the guest was shut down" });
-      else this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${how}` });
+      else {
+        const reason = `the primary QEMU ended by ${how}`;
+        this.#step({ type: "qemu-lost", reason, revivable: this.#mayRevive() });
+        if (this.#machine.phase === "reviving") return;
+      }
       if (seedSent) {
         await this.#sending;
         await this.#link?.bulk.flush();
@@ -219,17 +243,67 @@ export class PrimaryHost {
    * of this engine's may end or freeze the guest.
    */
   async #captureAgainAndAgain(vm: Vm): Promise<void> {
-    while (!this.#done) {
+    const over = () => this.#done || this.#vm !== vm;
+    while (!over()) {
       const reason = await this.#captureOnce(vm);
       await exitNoticed(vm);
-      if (this.#done) return;
+      if (over()) return;
       if (this.#link !== undefined) closePair(this.#link);
       await this.#sending;
       this.#step({ type: "capture-lost", reason });
       do {
         await new Promise((resolve) => setTimeout(resolve, RECAPTURE_MS));
-      } while (!this.#done && !await this.#captureAnew(vm));
+      } while (!over() && !await this.#captureAnew(vm));
     }
+  }
+
+  /** Whether a QEMU that has just ended may be started again from the mirror. */
+  #mayRevive(): boolean {
+    const early = performance.now() - this.#revivedMs < STABLE_MS;
+    this.#earlyDeaths = early ? this.#earlyDeaths + 1 : 0;
+    return this.#options.config.replication.revive && this.#earlyDeaths < EARLY_DEATHS_MAX;
+  }
+
+  /** Go on from the last checkpoint with another QEMU. */
+  async #revive(reason: string): Promise<void> {
+    const { config, qemu, directory, report } = this.#options;
+    const capture = this.#capture!;
+    this.#vm = undefined;
+    this.#control?.close();
+    if (this.#link !== undefined) closePair(this.#link);
+    // What was on its way into the mirror is let in, or dropped.
+    await Promise.all([this.#capturing, this.#sending]);
+    if (!capture.restorable) {
+      throw new QemuError("Cannot start QEMU again: it ended while its mirror was being written");
+    }
+    const { machine, epoch } = capture;
+    const vm = await restoreVm({
+      config,
+      qemu,
+      directory,
+      consoleAppend: true,
+      source: { name: "mirror", machine, epoch, stream: mirrorStream(capture), release() {} },
+      report: (said) => {
+        const { atMs } = said;
+        report(said.event === "restored" ? { event: "running", atMs, epoch, reason } : said);
+      },
+    });
+    this.#vm = vm;
+    if (this.#done) return;
+    this.#revivedMs = performance.now();
+    this.#watch(vm);
+    await this.#openControl(vm);
+    this.#step({ type: "revived" });
+    await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
+    this.#capturing = this.#captureAgainAndAgain(vm);
+  }
+
+  #notRevived(error: unknown): void {
+    if (this.#done) return;
+    const reason = messageOf(error);
+    this.#notice(reason);
+    this.#step({ type: "qemu-lost", reason });
+    this.#ended.resolve("qemu-lost");
   }
 
   /** @returns Whether QEMU has begun to send its memory again */
@@ -394,6 +468,11 @@ export class PrimaryHost {
         return this.#send((sender) => sender.commit(effect.epoch, true));
       case "clear-missing":
         return capture.mirror.clearMissing();
+      case "release-outputs":
+        return this.#options.onOutputsReleased?.(effect.epoch);
+      case "revive":
+        this.#reviving = this.#revive(effect.reason).catch((error) => this.#notRevived(error));
+        return;
       case "release-guest":
         this.#port.disconnect();
         releasePrimary(this.#vm!.qmp).catch((error) => this.#notice(messageOf(error)));
@@ -463,6 +542,7 @@ export class PrimaryHost {
     this.#saver?.close();
     if (this.#link !== undefined) closePair(this.#link);
     this.#port.close();
+    await this.#reviving;
     await this.#vm?.stop();
   }
 }

@@ -35,6 +35,8 @@ export interface RestoreOptions {
   readonly directory: string;
   readonly report: Reporter;
   readonly source: RestoreSource;
+  /** Whether what the console has shown is kept, as when the same VM goes on. */
+  readonly consoleAppend?: boolean;
 }
 
 /** From the last byte until the VM runs; loading is done by then but for the devices. */
@@ -47,7 +49,7 @@ const RESUME_MS = 60_000;
  * @throws {StoreError} when the checkpoint turns out to be damaged; nothing is left running
  */
 export async function restoreVm(options: RestoreOptions): Promise<Vm> {
-  const { config, qemu, directory, report, source } = options;
+  const { config, qemu, directory, report, source, consoleAppend } = options;
   const startMs = performance.now();
   let vm: Vm;
   try {
@@ -57,6 +59,7 @@ export async function restoreVm(options: RestoreOptions): Promise<Vm> {
       directory,
       incoming: true,
       memoryPath: source.memoryPath,
+      consoleAppend,
       report,
     });
   } finally {

@@ -54,6 +54,7 @@ export class SecondaryHost {
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
   #link: LinkPair | undefined;
+  #failed = false;
   #over = false;
 
   /** @throws {ConfigError} when `replication.listen` is missing */
@@ -64,6 +65,8 @@ export class SecondaryHost {
       isLive ? new LiveReplica(options.heldBytesMax) : new ImageReplica()
     );
     this.#address = requireListen(options.config);
+    // It may be rejected before anybody waits for it.
+    this.#ended.promise.catch(() => {});
   }
 
   /**
@@ -262,6 +265,7 @@ export class SecondaryHost {
 
   #fail(error: unknown): void {
     if (this.#over) return;
+    this.#failed = true;
     if (error instanceof QmpError) this.#ended.reject(new QemuError(error.message));
     else this.#ended.reject(error);
   }
@@ -270,8 +274,9 @@ export class SecondaryHost {
     this.#over = true;
     this.#listener?.close();
     if (this.#link !== undefined) closePair(this.#link);
-    // Of a guest whose primary may be dead, this is all there is.
-    const keep = this.#machine.phase === "orphaned";
+    // Of a guest whose primary may be dead, what is held is all there is.
+    const { phase } = this.#machine;
+    const keep = this.#failed || phase === "orphaned" || phase === "starting";
     await this.#side?.stop(keep);
   }
 }

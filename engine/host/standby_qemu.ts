@@ -5,7 +5,7 @@
  */
 
 import type { VmConfig } from "../config/mod.ts";
-import { QemuError } from "../errors.ts";
+import { messageOf, QemuError } from "../errors.ts";
 import {
   standbyBegin,
   standbyCapabilities,
@@ -99,10 +99,9 @@ export class StandbyQemu {
    */
   async run(deviceState: Uint8Array): Promise<number> {
     const resumed = this.qmp.waitFor("RESUME", () => true, { timeoutMs: RESUME_MS });
-    this.#write(standbyEnd(deviceState));
+    this.#write([standbyEnd(deviceState)]);
     const event = await this.#vm.process.whileAlive(resumed).catch((error) => {
-      const detail = error instanceof Error ? error.message : String(error);
-      throw new QemuError(`Cannot take over: the standby QEMU does not run: ${detail}`);
+      throw new QemuError(`Cannot take over: the standby QEMU does not run: ${messageOf(error)}`);
     });
     return eventTimeMs(event);
   }

@@ -33,6 +33,8 @@ export interface StartVmOptions {
   readonly incoming: boolean;
   /** See {@linkcode MachineDescription.memoryPath}. */
   readonly memoryPath?: string | undefined;
+  /** See {@linkcode MachineDescription.consoleAppend}. */
+  readonly consoleAppend?: boolean | undefined;
   readonly report: Reporter;
 }
 
@@ -77,7 +79,7 @@ export async function startVm(options: StartVmOptions): Promise<Vm> {
 }
 
 function describeMachine(
-  { config: { vm }, qemu, incoming, memoryPath }: StartVmOptions,
+  { config: { vm }, qemu, incoming, memoryPath, consoleAppend = false }: StartVmOptions,
   qmpPath: string,
 ): MachineDescription {
   return {
@@ -90,7 +92,7 @@ function describeMachine(
     ...(vm.kernel === undefined ? {} : { kernelPath: vm.kernel }),
     ...(vm.initrd === undefined ? {} : { initrdPath: vm.initrd }),
     ...(vm.append === undefined ? {} : { append: vm.append }),
-    ...(vm.console === undefined ? {} : { consolePath: vm.console }),
+    ...(vm.console === undefined ? {} : { consolePath: vm.console, consoleAppend }),
     disks: vm.disks,
     nics: vm.nics.map((nic, index) => ({ id: `nic${index}`, ...nic })),
     qmpPath,

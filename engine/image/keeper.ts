@@ -44,6 +44,8 @@ export type ToKeeper =
   | { readonly type: "feed-next" }
   /** The QEMU with this process id is about to run. */
   | { readonly type: "take"; readonly pid: number }
+  /** It runs. */
+  | { readonly type: "taken" }
   | { readonly type: "discard" };
 
 /** What a QEMU stands by for. */
@@ -108,7 +110,8 @@ export class ImageKeeper {
         this.#refused = true;
         this.#answer({ type: "refused", reason: error.message, offset: error.offset });
       } else {
-        this.#answer({ type: "failed", reason: messageOf(error) });
+        const reason = `Cannot keep the guest's memory: ${messageOf(error)}`;
+        this.#answer({ type: "failed", reason });
       }
     }
     if ("chunk" in command) this.#answer({ type: "done", bytes: command.chunk.length });
@@ -160,6 +163,8 @@ export class ImageKeeper {
         store.take(command.pid);
         return this.#answer({ type: "taken", checkpoint });
       }
+      case "taken":
+        return store.taken();
       case "discard":
         return store.discard();
     }

@@ -49,8 +49,15 @@ export function standbyPages(chunk: Uint8Array): readonly Uint8Array[] {
   return [write.ramPart(RAM_SECTION_ID), chunk, write.ramSectionEnd(RAM_SECTION_ID)];
 }
 
-/** Let it run. */
-export function standbyEnd(deviceState: Uint8Array): readonly Uint8Array[] {
-  const id = RAM_SECTION_ID;
-  return [write.ramEnd(id), write.ramSectionEnd(id), deviceState, write.vmDescription()];
+/** Let it run. In one piece: each write would cost a turn of the event loop. */
+export function standbyEnd(deviceState: Uint8Array): Uint8Array<ArrayBuffer> {
+  const ramEnd = write.ramEnd(RAM_SECTION_ID);
+  const parts = [ramEnd, write.ramSectionEnd(RAM_SECTION_ID), deviceState, write.vmDescription()];
+  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
 }

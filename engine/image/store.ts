@@ -6,7 +6,7 @@
  *  image-N     the guest's memory: see guest_image.ts
  *  state-N     epoch, machine, RAM blocks, device state; without it the image is no checkpoint
  *  journal-N   the checkpoint that is arriving, or goes into the image: see journal.ts
- *  taken-N     in place of state-N: a QEMU was let run on the image
+ *  taken-N     in place of state-N: a QEMU was let run on the image, which has lost its name since
  *
  *  seed:        image-N+1 <- pages;  state-N+1 replaced;  files of N removed
  *  checkpoint:  journal-N <- records, device state, commit;  image-N <- records;  state-N replaced
@@ -206,12 +206,24 @@ export class CheckpointStore {
     this.#files.remove(`state-${number}`);
   }
 
-  /** Remove everything; a QEMU that has mapped the image keeps it. */
+  /**
+   * The QEMU runs: leave nothing but the word of it. What it has mapped it keeps, and that goes when it
+   * does, whatever becomes of this process.
+   */
+  taken(): void {
+    this.#forget(this.#current?.number);
+  }
+
+  /** Remove everything. */
   discard(): void {
+    this.#forget(undefined);
+  }
+
+  #forget(takenNumber: number | undefined): void {
     this.#close(this.#current);
     this.#close(this.#seed);
     this.#current = this.#seed = undefined;
-    this.#removeAllBut(undefined);
+    this.#remove((name) => name !== `taken-${takenNumber}`);
   }
 
   /** @returns Pages that were written, or nothing when no journal waits to be applied */
@@ -266,10 +278,14 @@ export class CheckpointStore {
     generation?.journal.close();
   }
 
-  /** States go first: an image without one is nothing, and a state without an image would be wrong. */
   #removeAllBut(number: number | undefined): void {
     const kept = ["image", "journal", "state"].map((kind) => `${kind}-${number}`);
-    const names = this.#files.list().filter((name) => FILE_NAME.test(name) && !kept.includes(name));
+    this.#remove((name) => !kept.includes(name));
+  }
+
+  /** States go first: an image without one is nothing, and a state without an image would be wrong. */
+  #remove(which: (name: string) => boolean): void {
+    const names = this.#files.list().filter((name) => FILE_NAME.test(name) && which(name));
     const rank = (name: string) => name.startsWith("state") ? 0 : name.startsWith("taken") ? 2 : 1;
     for (const name of names.sort((a, b) => rank(a) - rank(b))) this.#files.remove(name);
   }

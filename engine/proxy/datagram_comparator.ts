@@ -51,9 +51,7 @@ export class DatagramComparator {
   secondary(connection: number, frame: number): void {
     const comparison = this.#comparison;
     const waiting = this.#records[connection + CONNECTION.PRIMARY_FIRST]!;
-    const first = waiting !== NONE && this.#links[waiting + LINK.EPOCH] === comparison.epoch
-      ? waiting
-      : NONE;
+    const first = this.#isComparable(waiting) ? waiting : NONE;
     const before = this.#find(first, frame);
     if (before !== undefined) {
       const equal = before === NONE ? first : this.#links[before + LINK.NEXT]!;
@@ -75,15 +73,19 @@ export class DatagramComparator {
     comparison.store.drop(frame);
   }
 
+  #isComparable(frame: number): boolean {
+    return frame !== NONE && this.#links[frame + LINK.EPOCH] === this.#comparison.epoch;
+  }
+
   /**
-   * Look for an equal datagram in the first ones of a queue.
+   * Look for an equal datagram in the first ones of a queue, up to those of a later epoch.
    *
    * @returns The one in front of it, NONE when it is the first, undefined when there is none
    */
   #find(first: number, frame: number): number | undefined {
     let before: number = NONE;
     let other = first;
-    for (let step = 0; step < PACKET_LOOKAHEAD_MAX && other !== NONE; step++) {
+    for (let step = 0; step < PACKET_LOOKAHEAD_MAX && this.#isComparable(other); step++) {
       if (this.#comparison.store.isSamePayload(other, frame)) return before;
       before = other;
       other = this.#links[other + LINK.NEXT]!;

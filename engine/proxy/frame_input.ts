@@ -14,7 +14,7 @@ import { PACKET_SEGMENT_BYTES, PACKET_SEGMENT_FRAMES } from "../limits.ts";
 import { type FrameStore, NONE, type SegmentPool } from "./frame_store.ts";
 
 /** Room that a segment must have left to be read into. */
-const READ_BYTES_MIN = 64 * 1024;
+const READ_BYTES_MIN = 32 * 1024;
 
 /** Scratch memory that an input needs: what the kernel says of a scan. */
 export const FRAME_INPUT_BYTES = 16;

@@ -280,7 +280,7 @@ export class CheckpointStore {
 
   #writeFolded(chain: Chain, kernels: KernelSet, checksum: Checksum): void {
     const { metadata, files, name, blocks } = chain;
-    const { id, sequence, vm, machine, epoch, savedAtMs, stateDigest } = metadata;
+    const { id, sequence, vm, machine, epoch, savedAtMs } = metadata;
     const parent = files.at(-2)?.metadata.parent;
     const temporary = name + SUFFIX + PARTIAL_SUFFIX;
     const file = this.#files.create(temporary);
@@ -289,15 +289,29 @@ export class CheckpointStore {
       const writer = new CheckpointWriter(file, kernels, checksum, facts, chain.hashes);
       const pages = chain.pages(files.length - 2);
       writer.pages(parent === undefined ? withoutZeros(pages, blocks) : pages);
-      const moment = { epoch, savedAtMs, deviceState: chain.deviceState() };
-      if (writer.finish(moment).stateDigest !== stateDigest) {
-        throw new StoreError(`Cannot write checkpoint ${name} anew: it would not be the same`);
-      }
+      writer.finish({ epoch, savedAtMs, deviceState: chain.deviceState() });
     } finally {
       file.close();
     }
+    this.#readBack(temporary, files.slice(0, -2));
     this.#files.rename(temporary, name + SUFFIX);
     this.#files.syncDirectory();
+  }
+
+  /** Read what is to take the place of others before they go. */
+  #readBack(fileName: string, ancestors: readonly CheckpointFile[]): void {
+    const kernels = this.#createKernels();
+    const checksum = new Checksum(kernels);
+    const file = this.#files.open(fileName);
+    if (file === undefined) throw new StoreError(`Cannot read ${fileName} back: it is gone`);
+    const written = new CheckpointFile(fileName, file, checksum);
+    try {
+      const chain = new Chain([...ancestors, written], kernels, checksum);
+      for (const _ of chain.pages(ancestors.length));
+      chain.deviceState();
+    } finally {
+      written.close();
+    }
   }
 
   #names(): string[] {

@@ -31,6 +31,8 @@ export interface MachineDescription {
   readonly nics: readonly NicDescription[];
   /** The file that the serial console's output goes to; without it the output is thrown away */
   readonly consolePath?: string;
+  /** Whether that file is kept and written on; if not it is emptied */
+  readonly consoleAppend?: boolean;
   /** Unix socket that QEMU listens on for QMP */
   readonly qmpPath: string;
   /** Wait for `migrate-incoming` instead of booting */
@@ -91,7 +93,7 @@ export function qemuArgs(machine: MachineDescription): readonly string[] {
     ...kernelArgs(machine),
     ...machine.disks.flatMap(diskArgs),
     ...machine.nics.flatMap(nicArgs),
-    ...["-chardev", consoleChardev(machine.consolePath), "-serial", "chardev:console"],
+    ...["-chardev", consoleChardev(machine), "-serial", "chardev:console"],
     ...["-chardev", `socket,id=qmp,path=${escapeCommas(machine.qmpPath)},server=on,wait=off`],
     ...["-qmp", "chardev:qmp"],
     ...(machine.incoming ? ["-incoming", "defer"] : []),
@@ -147,6 +149,7 @@ function nicArgs({ id, mac, netdev, model, vnetHdr }: NicDescription): string[] 
   ];
 }
 
-function consoleChardev(path: string | undefined): string {
-  return path === undefined ? "null,id=console" : `file,id=console,path=${escapeCommas(path)}`;
+function consoleChardev({ consolePath, consoleAppend }: MachineDescription): string {
+  if (consolePath === undefined) return "null,id=console";
+  return `file,id=console,path=${escapeCommas(consolePath)}${consoleAppend ? ",append=on" : ""}`;
 }

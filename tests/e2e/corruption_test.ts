@@ -13,14 +13,16 @@ interface Spot {
   readonly part: keyof typeof PARTS;
 }
 
+const EVERY_BIT = [0, 1, 2, 3, 4, 5, 6, 7];
+
 /** Where a bit is flipped: from and to which byte, and which bits of it. */
 const PARTS = {
   /** All of the header before the length. */
-  header: { from: 0, to: LENGTH_AT, bits: 8 },
-  /** So that the frame seems to be 64 to 512 KiB longer, and far from too long. */
-  length: { from: LENGTH_AT + 1, to: LENGTH_AT + 2, bits: 4 },
-  checksum: { from: CHECKSUM_AT, to: FRAME_HEADER_BYTES, bits: 8 },
-  payload: { from: FRAME_HEADER_BYTES, to: Infinity, bits: 8 },
+  header: { from: 0, to: LENGTH_AT, bits: EVERY_BIT },
+  /** So that the frame seems to be 256 or 512 KiB longer: more than follows, and not too long. */
+  length: { from: LENGTH_AT + 1, to: LENGTH_AT + 2, bits: [2, 3] },
+  checksum: { from: CHECKSUM_AT, to: FRAME_HEADER_BYTES, bits: EVERY_BIT },
+  payload: { from: FRAME_HEADER_BYTES, to: Infinity, bits: EVERY_BIT },
 } as const;
 
 /** What is spoilt until the pair is protected again: first of a checkpoint, then of the new seeds. */
@@ -69,7 +71,7 @@ class Spoiler {
       const { bytes, epoch } = frame;
       const { from, to, bits } = PARTS[part];
       const at = from + Math.floor(this.random() * (Math.min(to, bytes.length) - from));
-      const bit = Math.floor(this.random() * bits);
+      const bit = bits[Math.floor(this.random() * bits.length)]!;
       console.log(`${frame.type} of ${epoch}: bit ${bit} of byte ${at} of ${bytes.length}`);
       bytes[at]! ^= 1 << bit;
       resolve(epoch);

@@ -157,6 +157,7 @@ Deno.test("PrimaryMachine takes no checkpoint before the secondary holds the las
   assertEquals(machine.step(EVENTS.tick, 5000), []);
   assertEquals(machine.step({ type: "committed", epoch: 1 }, 5001), [], "an older one's answer");
   assertEquals(machine.step({ type: "committed", epoch: 2 }, 5002), [
+    { type: "release-outputs", epoch: 2 },
     { type: "clear-missing" },
     { type: "reply" },
   ]);
@@ -169,7 +170,11 @@ Deno.test("PrimaryMachine has as many checkpoints in flight as it may, and one o
   machine.step({ type: "whole", epoch: 2 }, 501);
   assertEquals(machine.step(EVENTS.request, 1100), [], "the staging area is not free");
   assertEquals(machine.step(EVENTS.encoded, 1101), [{ type: "reply" }]);
-  assertEquals(machine.step({ type: "committed", epoch: 2 }, 1102), [], "3 may be marked already");
+  assertEquals(
+    machine.step({ type: "committed", epoch: 2 }, 1102),
+    [{ type: "release-outputs", epoch: 2 }],
+    "3 may be marked already",
+  );
   machine.step({ type: "whole", epoch: 3 }, 1103);
   machine.step(EVENTS.encoded, 1104);
   machine.step(EVENTS.request, 1110);
@@ -179,6 +184,7 @@ Deno.test("PrimaryMachine has as many checkpoints in flight as it may, and one o
   machine.step(EVENTS.request, 1610);
   assertEquals(machine.step(EVENTS.tick, 9000), [], "two are in flight");
   assertEquals(machine.step({ type: "committed", epoch: 4 }, 9001), [
+    { type: "release-outputs", epoch: 4 },
     { type: "clear-missing" },
     { type: "reply" },
   ]);

@@ -5,6 +5,7 @@
  *
  * - `break`: the first stream makes no sense in the middle of its second checkpoint
  * - `leave`: the first stream is closed when it was accepted, before COLO is entered
+ * - `standby`: no fault; an incoming stream is a plain migration, and the VM runs when it ends
  * - `large`: the guest writes nearly all of its memory between two checkpoints
  *
  * SIGUSR1 ends a primary as a large one ends that was killed: its streams break at once, and it takes a
@@ -16,6 +17,8 @@
 import { TextLineStream } from "@std/streams/mod.js";
 import { writeAll } from "../../engine/host/capture_port.ts";
 import { type ReturnPathEvent, ReturnPathReader } from "../../engine/stream/return_path.ts";
+import { StreamReader } from "../../engine/stream/reader.ts";
+import { ReferenceKernels } from "../../wasm/mod.ts";
 import { ModelSecondary } from "../failover/model_secondary.ts";
 import { checkpointStream, device, initialStream, type SamplePage } from "../stream/sample.ts";
 
@@ -157,6 +160,7 @@ class FakeQemu {
     const listener = Deno.listen({ transport: "unix", path: uri.replace("unix:", "") });
     const connection = await listener.accept();
     this.#stream = connection;
+    if (fault === "standby") return await this.#standBy(connection);
     this.#colo = "secondary";
     const model = new ModelSecondary();
     const buffer = new Uint8Array(64 * 1024);
@@ -164,6 +168,17 @@ class FakeQemu {
       model.write(buffer.subarray(0, count));
       await writeAll(connection, model.read(1000));
     }
+  }
+
+  async #standBy(connection: Deno.UnixConn): Promise<void> {
+    const reader = new StreamReader(new ReferenceKernels());
+    const buffer = new Uint8Array(64 * 1024);
+    for (let count; (count = await connection.read(buffer)) !== null;) {
+      const events = [...reader.push(buffer.subarray(0, count))];
+      if (events.some(({ type }) => type === "vm-description")) return this.event("RESUME");
+    }
+    // As QEMU does when its migration breaks.
+    Deno.exit(1);
   }
 }
 

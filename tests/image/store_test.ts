@@ -200,6 +200,8 @@ Deno.test("of a checkpoint that a QEMU was let run from, the next process finds 
   const held = store(files);
   seed(held, 1, new Model(), []);
   held.take(4711);
+  held.taken();
+  assertEquals(files.open().list(), ["taken-1"]);
   const next = store(files);
   assertEquals(next.recover(), { type: "taken", pid: 4711 });
   next.discard();

@@ -250,13 +250,20 @@ function everyFault(
   work(store, guest);
   const steps = counted.steps - before;
   assert(steps >= 5);
+  const seen = new Set<string>();
   for (let step = 1; step <= steps; step++) {
     for (const kind of KINDS) {
       const { files, store, guest, states } = filled();
       files.failAt(step, kind);
       assertThrows(() => work(store, guest), InjectedFault);
       states.set("four", guest.state());
-      for (const crash of CRASHES) look(storeOf(files.afterCrash(crash)), states);
+      for (const crash of CRASHES) {
+        const found = files.afterCrash(crash);
+        // Many steps leave the same; each is looked at once.
+        const left = found.list().map((name) => `${name} ${found.get(name).length}`).join();
+        if (!seen.has(left)) look(storeOf(found), states);
+        seen.add(left);
+      }
     }
   }
 }
