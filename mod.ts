@@ -10,10 +10,13 @@
  *   in plain TypeScript what it means.
  * - {@linkcode Capture} is the COLO secondary that a primary QEMU sees, {@linkcode LiveReplica} the COLO
  *   primary that a secondary QEMU sees; between them a {@linkcode Mirror} holds the guest's memory.
+ * - {@linkcode CheckpointStore} keeps checkpoints in a directory, {@linkcode exportStream} makes plain
+ *   migration streams of them, {@linkcode restoreVm} starts a VM from one.
+ * - {@linkcode ControlServer} is a control socket that speaks QMP.
  * - {@linkcode PrimaryHost} and {@linkcode SecondaryHost} run a whole side, as `colo run` and
  *   `colo standby` do.
  *
- * Everything but the hosts and the socket side of the QMP client is pure: bytes in, events and bytes out.
+ * Everything but the hosts, the store's files and the sockets is pure: bytes in, events and bytes out.
  *
  * @example Read what a COLO primary says, and answer it
  * ```ts
@@ -67,6 +70,14 @@ export {
 } from "./engine/checkpoint/page_encoder.ts";
 export { CheckpointPolicy, type CheckpointPolicyOptions } from "./engine/checkpoint/policy.ts";
 export * from "./engine/config/mod.ts";
+export {
+  type CommandArguments,
+  type ControlCommand,
+  type ControlCommands,
+  ControlServer,
+  ControlSession,
+  defaultControlPath,
+} from "./engine/control/mod.ts";
 export * from "./engine/errors.ts";
 export {
   type PrimaryEffect,
@@ -88,12 +99,33 @@ export {
   type PrimaryHostOptions,
   type Report,
   type Reporter,
+  type RestoreOptions,
+  type RestoreSource,
+  restoreVm,
+  runRestored,
   type SecondaryEnd,
   SecondaryHost,
   type SecondaryHostOptions,
 } from "./engine/host/mod.ts";
 export { eventTimeMs, QmpClient, type QmpEvent, QmpEventStream } from "./engine/qmp/mod.ts";
 export type { QmpCommands, QmpEvents } from "./engine/qmp/mod.ts";
+export {
+  type Chain,
+  type CheckpointMetadata,
+  CheckpointStore,
+  DirectoryFiles,
+  exportStream,
+  Lz4FrameReader,
+  Lz4FrameWriter,
+  type PageSource,
+  prepareRamImage,
+  type RamImage,
+  type SavedCheckpoint,
+  type StoredCheckpoint,
+  type StoredPage,
+  type StoreFiles,
+  takeRamImage,
+} from "./engine/store/mod.ts";
 export * from "./engine/stream/mod.ts";
 export { ENGINE_VERSION } from "./engine/version.ts";
 export { findQemu, type FindQemuOptions, type Qemu } from "./engine/vm/mod.ts";

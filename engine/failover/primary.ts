@@ -139,6 +139,11 @@ export class PrimaryMachine {
     return this.#phase;
   }
 
+  /** The secondary has yet to commit something. */
+  get awaitsCommit(): boolean {
+    return this.#inFlight.length > 0;
+  }
+
   /** No checkpoint is on its way into the mirror; none will be while it is held. */
   get settled(): boolean {
     return !this.#underWay;

@@ -49,6 +49,8 @@ export interface PrimaryHostOptions {
   readonly recordPath?: string | undefined;
   /** Start the VM where this left it, instead of booting it. */
   readonly restore?: RestoreSource | undefined;
+  /** The longest that a secondary may owe an answer while nothing moves on the link; 10 s if left out. */
+  readonly answerMs?: number | undefined;
   /** Threads that encode checkpoints; as many as suit the machine when left out. */
   readonly encoders?: number | undefined;
   /** Called when what the guest said before this checkpoint may leave: it would survive a failure. */
@@ -67,6 +69,9 @@ const RECAPTURE_MS = 1000;
 /** How long the secondary may take to say that it took over, or to let go of a guest that has ended. */
 const TAKEN_OVER_MS = 5000;
 const GOODBYE_MS = 1000;
+
+/** A secondary that owes an answer is slow, not lost, for so long. */
+const ANSWER_MS = 10_000;
 
 /** A QEMU that dies breaks its stream a little before its exit is known. */
 const EXIT_NOTICE_MS = 200;
@@ -389,6 +394,7 @@ export class PrimaryHost {
     this.#link = link;
     let reason = "the link to the secondary broke";
     let ready = false;
+    const watch = this.#watchLink(link);
     try {
       for await (const message of link.bulk.receive()) {
         if (message.type === "replicaFailed") {
@@ -409,6 +415,7 @@ export class PrimaryHost {
     } catch (error) {
       reason = messageOf(error);
     } finally {
+      clearInterval(watch);
       closePair(link);
       this.#sender?.cancel();
       for (let sending; sending !== this.#sending;) await (sending = this.#sending);
@@ -416,6 +423,22 @@ export class PrimaryHost {
       this.#sender = undefined;
       if (!this.#over) this.#step({ type: "replica-lost", reason });
     }
+  }
+
+  /** Give up a link on which nothing moves though the secondary owes an answer: it may have lost a byte. */
+  #watchLink(link: LinkPair): ReturnType<typeof setInterval> {
+    const answerMs = this.#options.answerMs ?? ANSWER_MS;
+    let moved = 0;
+    let sinceMs = performance.now();
+    return setInterval(() => {
+      const bytes = link.bulk.bytesSent + link.bulk.bytesReceived;
+      if (bytes !== moved || !this.#machine.awaitsCommit) {
+        moved = bytes;
+        sinceMs = performance.now();
+      } else if (performance.now() - sinceMs > answerMs) {
+        link.bulk.close(`the secondary has not answered for ${answerMs} ms`);
+      }
+    }, answerMs / 10);
   }
 
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */

@@ -157,7 +157,7 @@ export class SecondaryHost {
   /** Work with one primary, until the link is gone. */
   async #serve(link: LinkPair): Promise<void> {
     this.#link = link;
-    let reason = "the link to the primary broke";
+    let reason: string | undefined;
     const read = async (connection: LinkPair["bulk"]) => {
       try {
         for await (const message of connection.receive()) {
@@ -166,7 +166,8 @@ export class SecondaryHost {
         }
       } catch (error) {
         if (!(error instanceof LinkError || error instanceof WireError)) throw error;
-        reason = error.message;
+        // The connection that broke first knows why; the other one was closed for it.
+        reason ??= error.message;
       } finally {
         closePair(link);
       }
@@ -174,7 +175,8 @@ export class SecondaryHost {
     this.#step({ type: "link-up" });
     await Promise.all([read(link.control), read(link.bulk)]);
     this.#link = undefined;
-    if (!this.#over) this.#step({ type: "link-lost", reason });
+    if (this.#over) return;
+    this.#step({ type: "link-lost", reason: reason ?? "the link to the primary broke" });
   }
 
   #message(message: Message): void {

@@ -60,7 +60,34 @@ interface Known {
   readonly hashes: PageHashes;
 }
 
-/** One store. */
+/**
+ * One store.
+ *
+ * @example Save a guest, and read what was saved
+ * ```ts
+ * import { WasmKernels } from "../../wasm/mod.ts";
+ * import { CheckpointStore, DirectoryFiles } from "./mod.ts";
+ *
+ * const directory = await Deno.makeTempDir();
+ * const store = new CheckpointStore(new DirectoryFiles(directory), () => WasmKernels.create());
+ * const ram = new Uint8Array(2 * 4096).fill(7, 4096);
+ * const blocks = [{ name: "pc.ram", sizeBytes: ram.length }];
+ * const guest = { vm: "web1", machine: "pc-i440fx-11.1", blocks };
+ * {
+ *   using save = store.beginSave({ name: "first", id: crypto.randomUUID(), ...guest });
+ *   const read = (firstPage: number, count: number, target: Uint8Array) =>
+ *     target.set(ram.subarray(firstPage * 4096, (firstPage + count) * 4096));
+ *   save.pass({ read }, true);
+ *   save.commit({ epoch: 1, savedAtMs: Date.now(), deviceState: Uint8Array.of(0) });
+ * }
+ *
+ * const chain = store.open("first");
+ * const pages = [...chain.pages()].map(({ page }) => page);
+ * chain.close();
+ * await Deno.remove(directory, { recursive: true });
+ * if (pages.join() !== "1") throw new Error("the page that is zero is not stored");
+ * ```
+ */
 export class CheckpointStore {
   readonly #files: StoreFiles;
   readonly #createKernels: () => KernelSet;

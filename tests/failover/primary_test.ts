@@ -294,6 +294,7 @@ class Rules {
   /** Whether the checkpoint that was begun last must be loaded. */
   #mustLoad = true;
   #demanded = false;
+  #held = false;
   micros = 0;
   /** A checkpoint whose fate is open: it was acknowledged, but neither taken in nor sent. */
   #open = false;
@@ -304,6 +305,7 @@ class Rules {
     if (this.phase === "ended") return;
     if (event.type === "request") this.#requested = true;
     if (event.type === "demand") this.#demanded = true;
+    if (event.type === "hold" || event.type === "release") this.#held = event.type === "hold";
     if (event.type === "replica-ready" && this.phase === "alone") this.#replica = true;
     if (event.type === "replica-lost" || event.type === "capture-lost") {
       this.#inFlight = undefined;
@@ -334,6 +336,7 @@ class Rules {
   #take(effect: PrimaryEffect, nowMs: number): void {
     switch (effect.type) {
       case "reply":
+        assert(!this.#held, "a checkpoint is begun while it is held");
         assert(this.#requested, "a reply that QEMU did not ask for");
         assert(this.#inFlight === undefined, "two checkpoints in flight");
         assert(!this.#underWay, "the last one is not in the mirror yet");
@@ -380,6 +383,9 @@ class Rules {
 const anyEvent: fc.Arbitrary<PrimaryEvent> = fc.oneof(
   ...Object.values(EVENTS).filter(({ type }) => type !== "guest-ended" && type !== "qemu-lost")
     .map((event) => fc.constant(event)),
+  // A hold is short.
+  fc.constant(EVENTS.release),
+  fc.constant(EVENTS.release),
   fc.record({ type: fc.constant("whole"), epoch: fc.integer({ min: 1, max: 4 }) }),
   fc.record({ type: fc.constant("committed"), epoch: fc.integer({ min: 1, max: 4 }) }),
   fc.record({ type: fc.constant("seed-pass"), missingPages: fc.nat(10_000) }),

@@ -53,9 +53,9 @@ class Rig {
     );
   }
 
-  startPrimary(fault = "", recordPath?: string): PrimaryHost {
+  startPrimary(fault = "", recordPath?: string, answerMs?: number): PrimaryHost {
     const { side, options } = this.#side(fault);
-    const host = new PrimaryHost({ ...options, recordPath });
+    const host = new PrimaryHost({ ...options, recordPath, answerMs });
     const ended = host.run();
     ended.catch(() => {});
     this.primary = { ...side, host, ended };
@@ -230,6 +230,22 @@ Deno.test("PrimaryHost drops a secondary that says ready twice", async () => {
   const second = await standby.accept();
   await second.send({ type: "replicaReady" });
   await reported(rig.primary, "primary", phase("seeding"), rig.primary!.reports.length);
+  standby.close();
+});
+
+Deno.test("PrimaryHost gives up a secondary that was sent everything and says nothing", async () => {
+  await using rig = new Rig(600_000);
+  const standby = new FakeStandby(rig.peer);
+  rig.startPrimary("", undefined, 300);
+  const first = await standby.accept();
+  const taken = (async () => {
+    for await (const _ of first.receive());
+  })();
+  await first.send({ type: "replicaReady" });
+  await reported(rig.primary, "primary", phase("joining"));
+  const alone = await reported(rig.primary, "primary", phase("alone"), 3);
+  assert(alone.reason.includes("has not answered for 300 ms"), alone.reason);
+  await taken;
   standby.close();
 });
 

@@ -2,7 +2,19 @@ import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import { OutboundProxy } from "../../engine/proxy/mod.ts";
 import { PacketError, StateError } from "../../engine/errors.ts";
 import { FRAME_BYTES_MAX, WasmKernels } from "../../wasm/mod.ts";
-import { arp, be32, body, concat, record, tcp, TCP_FLAG, udp, vnetRecord } from "./packets.ts";
+import {
+  arp,
+  be32,
+  body,
+  concat,
+  fragments,
+  record,
+  tcp,
+  TCP_FLAG,
+  udp,
+  udpDatagram,
+  vnetRecord,
+} from "./packets.ts";
 import { readRecords, Rig, SMALL, Stream } from "./rig.ts";
 
 Deno.test("1,100 primary frames before the secondary's: nothing lost, no checkpoint", () => {
@@ -70,6 +82,26 @@ Deno.test("one held frame pins its segment alone, however much passes by", () =>
   assertEquals(rig.secondary(held), [held]);
 });
 
+Deno.test("datagrams put together are out of memory when they are compared or committed", () => {
+  const rig = Rig.comparing();
+  for (let i = 0; i < 3000; i++) {
+    const pieces = fragments(17, udpDatagram({ data: body(2000) }), 1480, { id: i });
+    rig.primary(...pieces);
+    assertEquals(i % 2 === 0 ? rig.secondary(...pieces) : rig.checkpoint(), pieces);
+  }
+  assertEquals(rig.reason, undefined);
+});
+
+Deno.test("retransmissions of the secondary's are out of memory at once", () => {
+  const rig = Rig.comparing();
+  const stream = new Stream().open(rig);
+  const frame = stream.at(0, body(1000));
+  rig.primary(frame);
+  rig.secondary(frame);
+  for (let i = 0; i < 5000; i++) rig.secondary(frame);
+  assertEquals(rig.reason, undefined);
+});
+
 Deno.test("a held frame, then many new connections: the table is bounded, eviction is a checkpoint", () => {
   const rig = Rig.comparing({ connectionsMax: 64 });
   const waiting = Array.from(
@@ -86,6 +118,18 @@ Deno.test("a held frame, then many new connections: the table is bounded, evicti
   assertEquals(rig.reason, "queue-full");
   assertEquals(rig.proxy.statistics.connections, 64);
   assertEquals(rig.checkpoint(), [...waiting, ...more]);
+});
+
+Deno.test("a connection in an evicted one's place does not mind the frames that still wait", () => {
+  const rig = Rig.comparing({ connectionsMax: 4 });
+  const frame = (port: number) => new Stream({ destinationPort: port }).at(0, "x");
+  const [old, young] = [[1, 2, 3, 4].map(frame), [5, 6, 7, 8].map(frame)];
+  rig.primary(...old);
+  rig.proxy.checkpoint(2);
+  rig.primary(...young);
+  rig.proxy.loaded(2, rig.now);
+  assertEquals(rig.output(), old);
+  assertEquals(rig.secondary(...young), young);
 });
 
 Deno.test("a SYN flood costs bounded memory and no correctness", () => {

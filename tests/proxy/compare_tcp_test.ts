@@ -51,6 +51,9 @@ Deno.test("a difference within a batch holds what comes behind it, and nothing e
   assertEquals(rig.secondary(a[0]!, stream.at(3, "TWO"), a[2]!, b[0]!, b[1]!), [a[0], b[0], b[1]]);
   assertEquals(rig.reason, "mismatch");
   assertEquals(rig.checkpoint(), a.slice(1));
+  const next = [stream.at(11, "four"), stream.at(15, "five")];
+  rig.primary(...next);
+  assertEquals(rig.secondary(...next), next);
 });
 
 Deno.test("different segmentation, also across sequence wrap", () => {
@@ -454,4 +457,54 @@ Deno.test("what the secondary acknowledged before a checkpoint counts no more af
   assertEquals(rig.primary(stream.ack(600)), [stream.ack(600)]);
   assertEquals(rig.primary(stream.ack(900)), []);
   assertEquals(rig.secondary(stream.ack(900)), [stream.ack(900)]);
+});
+
+Deno.test("an acknowledgment of the secondary's alone counts no more after a checkpoint", () => {
+  const rig = Rig.comparing();
+  const stream = new Stream();
+  rig.secondary(stream.ack(0xf000_0100));
+  rig.primary(stream.at(0, "x", { flags: 0 }));
+  rig.checkpoint();
+  const ack = stream.ack(0xf000_0050, 1);
+  assertEquals(rig.primary(ack), []);
+  assertEquals(rig.secondary(ack), [ack]);
+});
+
+Deno.test("what the secondary says in its next stream is no match for the one before", () => {
+  const rig = Rig.comparing();
+  const stream = new Stream().open(rig);
+  assertEquals(rig.primary(stream.at(0, "same")), []);
+  assertEquals(rig.secondary(stream.synAck(5), stream.at(0, "same")), []);
+  assertEquals(rig.wait(200), "timeout");
+});
+
+Deno.test("a hole that a checkpoint went over is no hole any more", () => {
+  const rig = Rig.comparing();
+  const stream = new Stream().open(rig);
+  const beyond = stream.at(5, "beyond");
+  rig.primary(beyond);
+  assertEquals(rig.secondary(beyond), [beyond]);
+  rig.checkpoint();
+  for (let i = 0; i < 5000; i++) {
+    const frame = stream.at(11 + 2 * i, "..");
+    rig.primary(frame);
+    assertEquals(rig.secondary(stream.at(0, "first"), frame), [frame]);
+  }
+  assertEquals(rig.reason, undefined);
+});
+
+Deno.test("a retransmission of what the history has forgotten waits for the secondary's", () => {
+  const rig = Rig.comparing({ primarySegments: 20 });
+  const [old, busy] = [new Stream().open(rig), new Stream({ destinationPort: 9 }).open(rig)];
+  const first = old.at(0, "long ago");
+  rig.primary(first);
+  rig.secondary(first);
+  for (let i = 0; i < 6000; i++) {
+    const frame = busy.at(1000 * i, new Uint8Array(1000));
+    rig.primary(frame);
+    rig.secondary(frame);
+  }
+  assertEquals(rig.primary(first), []);
+  assertEquals(rig.reason, undefined);
+  assertEquals(rig.secondary(first), [first]);
 });
