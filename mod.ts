@@ -13,6 +13,7 @@
  * - {@linkcode CheckpointStore} keeps checkpoints in a directory, {@linkcode exportStream} makes plain
  *   migration streams of them, {@linkcode restoreVm} starts a VM from one.
  * - {@linkcode ControlServer} is a control socket that speaks QMP.
+ * - {@linkcode OutboundProxy} holds the frames that a protected VM sends back until they may leave.
  * - {@linkcode PrimaryHost} and {@linkcode SecondaryHost} run a whole side, as `colo run` and
  *   `colo standby` do.
  *
@@ -107,6 +108,7 @@ export {
   SecondaryHost,
   type SecondaryHostOptions,
 } from "./engine/host/mod.ts";
+export * from "./engine/proxy/mod.ts";
 export { eventTimeMs, QmpClient, type QmpEvent, QmpEventStream } from "./engine/qmp/mod.ts";
 export type { QmpCommands, QmpEvents } from "./engine/qmp/mod.ts";
 export {

@@ -7,7 +7,15 @@
 import type { Row } from "./row.ts";
 
 /** The areas, in the order they are run and written down. */
-export const AREA_NAMES = ["kernels", "pause", "wire", "seed", "store", "continuous"] as const;
+export const AREA_NAMES = [
+  "kernels",
+  "pause",
+  "wire",
+  "seed",
+  "store",
+  "continuous",
+  "compare",
+] as const;
 
 /** Name of an area. */
 export type AreaName = typeof AREA_NAMES[number];

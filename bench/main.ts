@@ -8,6 +8,7 @@ import { Argument, Command } from "@commander-js/extra-typings";
 import { inOwnDirectory, interruptible, progress } from "../cli/shared.ts";
 import { ColoError } from "../engine/errors.ts";
 import { type Area, AREA_NAMES, type AreaResult } from "./area.ts";
+import { COMPARE } from "./compare.ts";
 import { readHostFacts, readVersions } from "./host_facts.ts";
 import { CONTINUOUS } from "./continuous.ts";
 import { benchKernels } from "./kernels.ts";
@@ -27,7 +28,7 @@ const KERNELS: Area = {
   run: benchKernels,
 };
 
-const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE, CONTINUOUS];
+const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE, CONTINUOUS, COMPARE];
 
 const HERE = import.meta.dirname!;
 

@@ -16,6 +16,8 @@ export interface Row {
   readonly ratio: number | null;
   /** The least `ratio` wanted (the least `ours` where there is no peer); null when nothing is. */
   readonly bar: number | null;
+  /** Whether the bar is the least wanted or the most allowed, where that is not the area's. */
+  readonly sense?: "least" | "most";
   readonly ok: boolean | null;
 }
 

@@ -45,7 +45,6 @@ export function renderSection(
 
 /** The rows as a table in Markdown. */
 export function renderTable(rows: readonly Row[], bar: Area["bar"]): string {
-  const sign = bar === "least" ? "≥" : "≤";
   const head = ["case", "unit", "ours", "peer", "", "ratio", "bar", "ok"];
   const lines = rows.map((row) => [
     row.case,
@@ -54,7 +53,7 @@ export function renderTable(rows: readonly Row[], bar: Area["bar"]): string {
     formatFigure(row.peer),
     row.peerName ?? "",
     formatFigure(row.ratio),
-    row.bar === null ? "" : `${sign} ${row.bar}`,
+    row.bar === null ? "" : `${(row.sense ?? bar) === "least" ? "≥" : "≤"} ${row.bar}`,
     row.ok === null ? "" : row.ok ? "yes" : "**no**",
   ]);
   const widths = head.map((cell, column) =>

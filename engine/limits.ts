@@ -121,6 +121,3 @@ export const PACKET_REASSEMBLIES_MAX = 64;
 
 /** Fragments of an IP datagram: 64 KiB in pieces of 576 bytes are 119. */
 export const PACKET_FRAGMENTS_MAX = 256;
-
-/** Inbound bytes that wait for the secondary to load, or for its QEMU to read. */
-export const PACKET_INBOUND_BYTES_MAX = 16 * 1024 * 1024;

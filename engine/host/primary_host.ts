@@ -27,7 +27,7 @@ import {
 import { eventTimeMs } from "../qmp/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
-import type { Qemu } from "../vm/mod.ts";
+import { DeathWatch, type Qemu } from "../vm/mod.ts";
 import { CapturePort } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
@@ -78,6 +78,9 @@ const EXIT_NOTICE_MS = 200;
 
 /** And one whose monitor is gone as well is dying; a large one takes its time. */
 const EXIT_MS = 10_000;
+
+/** Between two looks at whether QEMU has been killed; each costs some microseconds. */
+const DEATH_POLL_MS = 4;
 
 /** A QEMU that dies so soon after it was revived is likely to do so for the same reason. */
 const STABLE_MS = 10_000;
@@ -221,6 +224,7 @@ export class PrimaryHost {
       if (pauseMs !== undefined) this.#step({ type: "paused", pauseMs });
     });
     vm.qmp.on("SHUTDOWN", () => this.#shutDown = true);
+    this.#watchForDeath(vm);
     vm.process.exited.then(async (exit) => {
       if (this.#over) return;
       const ordered = this.#shutDown && exit.code === 0;
@@ -240,6 +244,21 @@ export class PrimaryHost {
         await answered(this.#link, ordered ? GOODBYE_MS : TAKEN_OVER_MS);
       }
       this.#ended.resolve(ordered ? "guest-ended" : "qemu-lost");
+    });
+  }
+
+  /** Tell a secondary that can take over before the system has cleared away what was killed. */
+  #watchForDeath(vm: Vm): void {
+    const watch = new DeathWatch(vm.process.pid);
+    const timer = setInterval(() => {
+      if (this.#machine.phase !== "protected" || this.#shutDown) return;
+      const death = watch.look();
+      if (death?.signal === undefined) return;
+      this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${death.signal}` });
+    }, DEATH_POLL_MS);
+    vm.process.exited.then(() => {
+      clearInterval(timer);
+      watch[Symbol.dispose]();
     });
   }
 

@@ -9,7 +9,7 @@ import { messageOf, StateError, WireError } from "../errors.ts";
 import type { RamBlock } from "../stream/format.ts";
 import type { ImageFiles } from "./files.ts";
 import type { GuestImage } from "./guest_image.ts";
-import { CheckpointStore, type HeldCheckpoint, type Recovery } from "./store.ts";
+import { type HeldCheckpoint, ImageStore, type Recovery } from "./store.ts";
 
 /** What becomes of a guest's copy. */
 export type ImageCommand =
@@ -88,7 +88,7 @@ interface Fed {
 
 /** Keeps one guest. */
 export class ImageKeeper {
-  readonly #store: CheckpointStore;
+  readonly #store: ImageStore;
   readonly #answer: (answer: FromKeeper) => void;
   #fed: Fed | undefined;
   #wanted: Extract<ToKeeper, { type: "feed" }> | undefined;
@@ -97,7 +97,7 @@ export class ImageKeeper {
 
   /** @param answer Called any number of times for each thing told */
   constructor(files: ImageFiles, kernels: KernelSet, answer: (answer: FromKeeper) => void) {
-    this.#store = new CheckpointStore(files, kernels);
+    this.#store = new ImageStore(files, kernels);
     this.#answer = answer;
   }
 

@@ -13,7 +13,7 @@
  * ```
  *
  * Each arrow may be cut anywhere. A checkpoint exists from the commit of its journal on, and until then
- * the last one does: {@linkcode CheckpointStore.recover} applies a whole journal once more (records set
+ * the last one does: {@linkcode ImageStore.recover} applies a whole journal once more (records set
  * bytes, they do not add to them) and forgets one that is not whole.
  *
  * What was written survives the process, not the machine: nothing is synced to a disk.
@@ -43,7 +43,7 @@ export interface HeldCheckpoint {
   readonly imageName: string;
 }
 
-/** What {@linkcode CheckpointStore.recover} has found. */
+/** What {@linkcode ImageStore.recover} has found. */
 export type Recovery =
   | { readonly type: "nothing" }
   /** `mended`: the last checkpoint was on its way into the image. */
@@ -61,7 +61,7 @@ interface Generation {
 }
 
 /** Keeps one guest. */
-export class CheckpointStore {
+export class ImageStore {
   readonly #files: ImageFiles;
   readonly #scratch: Scratch;
   #current: (Generation & { state: StoredState }) | undefined;

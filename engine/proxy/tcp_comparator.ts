@@ -75,7 +75,7 @@ export class TcpComparator {
     }
     const saysNothing = this.#entries[frame + FRAME.LENGTH] === 0 &&
       (flags & (FIN | SYN | RST)) === 0;
-    if (saysNothing || this.#hasLeft(connection, frame)) {}
+    if (saysNothing || this.#hasLeft(connection, frame)) this.#comparison.store.drop(frame);
     else if (!this.#queue(connection, frame)) return;
     this.advance(connection);
   }

@@ -21,6 +21,7 @@ export {
 } from "./command_line.ts";
 export { type BootFacts, ConsoleVerifier, type Tick } from "./console_verifier.ts";
 export { type CpioEntry, writeCpio } from "./cpio.ts";
+export { type Death, DeathWatch } from "./death_watch.ts";
 export { type DemoGuest, prepareDemoGuest } from "./demo_guest.ts";
 export {
   diagnose,

@@ -2,15 +2,15 @@ import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
 import { WireError } from "../../engine/errors.ts";
 import type { GuestImage } from "../../engine/image/guest_image.ts";
-import { CheckpointStore } from "../../engine/image/store.ts";
+import { ImageStore } from "../../engine/image/store.ts";
 import { ReferenceKernels } from "../../wasm/mod.ts";
 import { applyRecords } from "../checkpoint/_ram.ts";
 import { BLOCKS, MACHINE, records } from "../stream/sample.ts";
 import { delta, Model, PAGES } from "./_deltas.ts";
 import { Crash, MemoryFiles } from "./_memory_files.ts";
 
-function store(files: MemoryFiles, stepsMax?: number): CheckpointStore {
-  return new CheckpointStore(files.open(stepsMax), new ReferenceKernels());
+function store(files: MemoryFiles, stepsMax?: number): ImageStore {
+  return new ImageStore(files.open(stepsMax), new ReferenceKernels());
 }
 
 function blob(epoch: number): Uint8Array<ArrayBuffer> {
@@ -22,7 +22,7 @@ function memoryOf(image: GuestImage): Uint8Array[] {
 }
 
 /** What a fresh process finds is exactly this checkpoint. */
-function assertHolds(found: CheckpointStore, epoch: number, model: Model): void {
+function assertHolds(found: ImageStore, epoch: number, model: Model): void {
   const { held } = found;
   assertEquals(held?.epoch, epoch);
   assertEquals(held?.machine, MACHINE);
@@ -35,7 +35,7 @@ function assertHolds(found: CheckpointStore, epoch: number, model: Model): void 
 }
 
 function seed(
-  into: CheckpointStore,
+  into: ImageStore,
   epoch: number,
   model: Model,
   pages: Parameters<Model["chunk"]>[0],
@@ -85,7 +85,7 @@ Deno.test("wherever a process ends, the last checkpoint that was committed is he
         let committed = { epoch: 7, model: model.copy() };
         let begun = committed;
         const view = files.open(stepsMax);
-        const dying = new CheckpointStore(view, new ReferenceKernels());
+        const dying = new ImageStore(view, new ReferenceKernels());
         let whole = false;
         try {
           dying.recover();

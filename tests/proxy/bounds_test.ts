@@ -123,7 +123,7 @@ Deno.test("a held frame, then many new connections: the table is bounded, evicti
 Deno.test("a connection in an evicted one's place does not mind the frames that still wait", () => {
   const rig = Rig.comparing({ connectionsMax: 4 });
   const frame = (port: number) => new Stream({ destinationPort: port }).at(0, "x");
-  const [old, young] = [[1, 2, 3, 4].map(frame), [5, 6, 7, 8].map(frame)];
+  const [old, young] = [[1, 2, 3, 4].map(frame), [5].map(frame)];
   rig.primary(...old);
   rig.proxy.checkpoint(2);
   rig.primary(...young);
