@@ -150,8 +150,8 @@ export class OutboundProxy {
   #timeouts = 0;
 
   /**
-   * @param kernels Whose memory the frames are in; some 150 MiB of address space are taken for good,
-   * of which memory is what is used
+   * @param kernels Whose memory the frames are in; some 110 MiB of address space are taken for
+   * good, and memory only for what is used of them
    * @throws {ConfigError} when a rule makes no sense
    */
   constructor(kernels: KernelSet, options: OutboundProxyOptions = {}) {

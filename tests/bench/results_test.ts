@@ -37,6 +37,8 @@ Deno.test("renderTable aligns its columns and says which way the bar goes", () =
     ],
   );
   assertStringIncludes(renderTable(ROWS, "least"), "≥ 0.75");
+  const own = ROWS.map((row) => ({ ...row, sense: "most" as const }));
+  assertStringIncludes(renderTable(own, "least"), "≤ 0.75");
 });
 
 Deno.test("formatFigure keeps three digits that count", () => {

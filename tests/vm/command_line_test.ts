@@ -108,3 +108,24 @@ Deno.test("qemuArgs() turns the virtio-net header on only for a tap", () => {
 Deno.test("escapeCommas() doubles every comma", () => {
   assertEquals(escapeCommas("a,b,,c"), "a,,b,,,,c");
 });
+
+Deno.test("qemuArgs() keeps what a console has shown when the same VM goes on", () => {
+  const chardev = (machine: MachineDescription) =>
+    qemuArgs(machine).find((argument) => argument.startsWith("file,id=console"));
+  const machine = { ...BARE, consolePath: "/run/console" };
+  assertEquals(chardev(machine), "file,id=console,path=/run/console");
+  assertEquals(
+    chardev({ ...machine, consoleAppend: true }),
+    "file,id=console,path=/run/console,append=on",
+  );
+});
+
+Deno.test("qemuArgs() has the main memory in a file where one is named", () => {
+  const args = qemuArgs({ ...BARE, memoryPath: "/dev/shm/a,b/image-1" });
+  assertEquals(args.slice(args.indexOf("-machine"), args.indexOf("-smp")), [
+    ...["-machine", "pc,accel=kvm,memory-backend=pc.ram"],
+    ...["-m", "size=64M"],
+    "-object",
+    "memory-backend-file,id=pc.ram,mem-path=/dev/shm/a,,b/image-1,share=on,size=64M",
+  ]);
+});
