@@ -11,8 +11,12 @@ const WARM_UP = 1000;
 const SAMPLE_EVERY = 50;
 const TIMEOUT_MS = 300_000;
 
-/** Growth from the first third of the samples to the last: of the peaks, and of the medians. */
-const PEAK_GROWTH_MIB_MAX = 16;
+/**
+ * Growth from the first third of the samples to the last: of the peaks, and of the medians. A peak is
+ * where the garbage collector happens to be (25 MiB were seen in one run, 5 in another); what leaks shows
+ * in the median.
+ */
+const PEAK_GROWTH_MIB_MAX = 48;
 const MEDIAN_GROWTH_SHARE_MAX = 0.05;
 
 const PROCESSES = {
