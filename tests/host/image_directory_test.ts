@@ -74,9 +74,11 @@ Deno.test("ImageDirectory is one process's, private, and gone when nothing is in
 Deno.test("ImageDirectory closes a directory that others could look into, and takes no other user's", () => {
   const parent = Deno.makeTempDirSync();
   try {
-    Deno.chmodSync(parent, 0o755);
-    using _directory = new ImageDirectory(parent);
-    assertEquals(Deno.statSync(parent).mode! & 0o777, 0o700);
+    const open = `${parent}/state`;
+    Deno.mkdirSync(open);
+    Deno.chmodSync(open, 0o755);
+    using _directory = new ImageDirectory(open);
+    assertEquals(Deno.statSync(open).mode! & 0o777, 0o700);
   } finally {
     Deno.removeSync(parent, { recursive: true });
   }
