@@ -9,9 +9,12 @@
  * ├── RemoteProtocolError    a peer's bytes are wrong; carries the offset
  * │   ├── StreamError        QEMU's migration stream or a COLO message
  * │   ├── WireError          a frame of the link between two engines
+ * │   ├── NbdError           what an NBD client or server says
  * │   └── PacketError        a record of a packet chardev of QEMU's
  * ├── LinkError              the connection between two engines cannot be made or is gone
+ * ├── DiskError              a disk cannot be replicated as things are
  * ├── StoreError             a stored checkpoint is missing or damaged, or cannot be written
+ * ├── ArbiterError           the arbiter gives no answer, or refuses; carries what it says
  * ├── QemuError              QEMU is missing, unsuitable, or ended
  * └── QmpError
  *     ├── QmpCommandError    QEMU refused a command; carries the error class
@@ -67,6 +70,11 @@ export class WireError extends RemoteProtocolError {
   override name = "WireError";
 }
 
+/** What an NBD client or server says is wrong. */
+export class NbdError extends RemoteProtocolError {
+  override name = "NbdError";
+}
+
 /** A record of a packet chardev of QEMU's is wrong. A new connection begins with a new record. */
 export class PacketError extends RemoteProtocolError {
   override name = "PacketError";
@@ -77,9 +85,23 @@ export class LinkError extends ColoError {
   override name = "LinkError";
 }
 
+/** A disk cannot be replicated as things are; the guest has it as before. */
+export class DiskError extends ColoError {
+  override name = "DiskError";
+}
+
 /** A stored checkpoint is missing or damaged, or cannot be written; those that were there still are. */
 export class StoreError extends ColoError {
   override name = "StoreError";
+}
+
+/** The arbiter gives no answer (what was asked may have been done all the same), or refuses. */
+export class ArbiterError extends ColoError {
+  override name = "ArbiterError";
+  /** @param code What it refuses with, a status code of gRPC; undefined where it gave no answer */
+  constructor(message: string, readonly code?: number) {
+    super(message);
+  }
 }
 
 /** QEMU is missing, cannot do what is asked, or ended. */

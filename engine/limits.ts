@@ -104,6 +104,12 @@ export const PACKET_HISTORY_SEGMENTS = 16;
 /** Frames of a history looked through for a retransmission; it is near the end of one. */
 export const PACKET_HISTORY_STEPS_MAX = 4096;
 
+/** Bytes of frames that wait for a secondary VM, a network card: 40 ms at 1 Gbit/s, then some are lost. */
+export const INBOUND_QUEUE_BYTES_MAX = 4 * 1024 * 1024;
+
+/** Bytes of frames that may wait for the link before more of them are lost: two of the queues above. */
+export const PACKET_LINK_BYTES_MAX = 8 * 1024 * 1024;
+
 /** Connections tracked: 11 MiB. A guest with more open ones is compared in part, by checkpoints. */
 export const PACKET_CONNECTIONS_MAX = 65536;
 
@@ -121,3 +127,33 @@ export const PACKET_REASSEMBLIES_MAX = 64;
 
 /** Fragments of an IP datagram: 64 KiB in pieces of 576 bytes are 119. */
 export const PACKET_FRAGMENTS_MAX = 256;
+
+/** One read or write over NBD: what QEMU sends and takes at the most. */
+export const NBD_PAYLOAD_BYTES_MAX = 32 * 1024 * 1024;
+
+/** One option of an NBD handshake, or a reply to one: QEMU's longest names are 4 KiB, some in one option. */
+export const NBD_OPTION_BYTES_MAX = 64 * 1024;
+
+/** Requests of one NBD connection that wait for their answer: QEMU has 16, Linux some hundred. */
+export const NBD_REQUESTS_MAX = 1024;
+
+/** Bytes of writes that wait for a secondary to load: two of the largest, and half a second of a disk. */
+export const DISK_GATE_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Bytes of writes on a secondary whose checkpoint is not committed yet; they lie in files. */
+export const DISK_LOG_BYTES_MAX = 1024 * 1024 * 1024;
+
+/** What a write counts there at least, so that the number of small ones is bounded as well. */
+export const DISK_LOG_WRITE_BYTES_MIN = 4096;
+
+/** Id of an engine at an arbiter: a host name and something random. */
+export const HOLDER_BYTES_MAX = 255;
+
+/** One answer of etcd: a record, or the list of {@linkcode STANDBYS_MAX} standbys, in base64. */
+export const ETCD_ANSWER_BYTES_MAX = 1024 * 1024;
+
+/** Standbys of a VM that are looked at: more than a few are a mistake. */
+export const STANDBYS_MAX = 256;
+
+/** Complaint of a fence command that is kept: its last line is shown. */
+export const FENCE_COMPLAINT_BYTES_MAX = 16 * 1024;

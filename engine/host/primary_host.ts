@@ -17,13 +17,7 @@ import {
   PrimaryMachine,
   type PrimaryPhase,
 } from "../failover/primary.ts";
-import {
-  closePair,
-  connectPair,
-  type LinkAddress,
-  type LinkPair,
-  type Message,
-} from "../link/mod.ts";
+import { closeLink, type Link, type LinkAddress, type Message, openLink } from "../link/mod.ts";
 import { eventTimeMs } from "../qmp/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
@@ -103,7 +97,7 @@ export class PrimaryHost {
   readonly #ended = Promise.withResolvers<PrimaryEnd>();
   #vm: Vm | undefined;
   #capture: Capture | undefined;
-  #link: LinkPair | undefined;
+  #link: Link | undefined;
   #sender: ReplicaSender | undefined;
   /** What is being sent; settled before the loss of a link is acted upon. */
   #sending: Promise<void> = Promise.resolve();
@@ -272,7 +266,7 @@ export class PrimaryHost {
       const reason = await this.#captureOnce(vm);
       await exitNoticed(vm);
       if (over()) return;
-      if (this.#link !== undefined) closePair(this.#link);
+      if (this.#link !== undefined) closeLink(this.#link);
       await this.#sending;
       this.#step({ type: "capture-lost", reason });
       do {
@@ -294,7 +288,7 @@ export class PrimaryHost {
     const capture = this.#capture!;
     this.#vm = undefined;
     this.#control?.close();
-    if (this.#link !== undefined) closePair(this.#link);
+    if (this.#link !== undefined) closeLink(this.#link);
     // What was on its way into the mirror is let in, or dropped.
     await Promise.all([this.#capturing, this.#sending]);
     if (!capture.restorable) {
@@ -364,7 +358,8 @@ export class PrimaryHost {
       return messageOf(error);
     } finally {
       serving = false;
-      encoders.close();
+      // A checkpoint that came whole is sent to its end, and what is said of the guest's end behind it.
+      this.#sending.finally(() => encoders.close());
     }
   }
 
@@ -390,14 +385,15 @@ export class PrimaryHost {
     let complaint = "";
     while (!this.#done) {
       try {
-        const link = await connectPair(this.#peer, {
+        const link = await openLink(this.#peer, {
           vmName: config.vm.name,
           memoryMiB: config.vm.memoryMiB,
           mode: config.replication.mode,
+          nics: config.vm.nics.length,
           engineVersion: ENGINE_VERSION,
         });
         complaint = "";
-        if (this.#done) return closePair(link);
+        if (this.#done) return closeLink(link);
         await this.#serve(link);
       } catch (error) {
         const message = messageOf(error);
@@ -409,7 +405,7 @@ export class PrimaryHost {
   }
 
   /** Work with one secondary, until it is lost. */
-  async #serve(link: LinkPair): Promise<void> {
+  async #serve(link: Link): Promise<void> {
     this.#link = link;
     let reason = "the link to the secondary broke";
     let ready = false;
@@ -425,7 +421,7 @@ export class PrimaryHost {
           ready = true;
           this.#begin(link).catch((error) => {
             this.#notice(messageOf(error));
-            closePair(link);
+            closeLink(link);
           });
         } else if (message.type === "committed" || message.type === "loaded") {
           this.#answered(message.type, message.epoch);
@@ -435,7 +431,7 @@ export class PrimaryHost {
       reason = messageOf(error);
     } finally {
       clearInterval(watch);
-      closePair(link);
+      closeLink(link);
       this.#sender?.cancel();
       for (let sending; sending !== this.#sending;) await (sending = this.#sending);
       this.#link = undefined;
@@ -445,7 +441,7 @@ export class PrimaryHost {
   }
 
   /** Give up a link on which nothing moves though the secondary owes an answer: it may have lost a byte. */
-  #watchLink(link: LinkPair): ReturnType<typeof setInterval> {
+  #watchLink(link: Link): ReturnType<typeof setInterval> {
     const answerMs = this.#options.answerMs ?? ANSWER_MS;
     let moved = 0;
     let sinceMs = performance.now();
@@ -461,7 +457,7 @@ export class PrimaryHost {
   }
 
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
-  async #begin(link: LinkPair): Promise<void> {
+  async #begin(link: Link): Promise<void> {
     while (this.#machine.phase !== "alone") {
       await new Promise((resolve) => setTimeout(resolve, 20));
       if (this.#done || this.#link !== link) return;
@@ -548,8 +544,10 @@ export class PrimaryHost {
     const sender = this.#sender;
     if (sender === undefined) return;
     this.#sending = this.#sending.then(() => work(sender)).catch((error) => {
-      if (this.#link !== undefined) closePair(this.#link);
-      if (error instanceof LinkError || this.#done) return;
+      // Whoever has ended has something to say about it yet.
+      if (this.#done) return;
+      if (this.#link !== undefined) closeLink(this.#link);
+      if (error instanceof LinkError) return;
       this.#notice(messageOf(error));
       this.#port.disconnect();
     });
@@ -582,7 +580,7 @@ export class PrimaryHost {
     clearTimeout(this.#wakeTimer);
     this.#control?.close();
     this.#saver?.close();
-    if (this.#link !== undefined) closePair(this.#link);
+    if (this.#link !== undefined) closeLink(this.#link);
     this.#port.close();
     await this.#reviving;
     await this.#vm?.stop();
@@ -590,7 +588,7 @@ export class PrimaryHost {
 }
 
 /** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */
-async function answered(link: LinkPair, timeoutMs: number): Promise<void> {
+async function answered(link: Link, timeoutMs: number): Promise<void> {
   await link.control.next(timeoutMs).catch(() => {});
 }
 

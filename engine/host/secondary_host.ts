@@ -15,10 +15,11 @@ import {
   SecondaryMachine,
 } from "../failover/secondary.ts";
 import {
-  acceptPairs,
-  closePair,
+  acceptLinks,
+  closeLink,
+  type Link,
   type LinkAddress,
-  type LinkPair,
+  type LinkConnection,
   listenLink,
   type Message,
 } from "../link/mod.ts";
@@ -53,7 +54,7 @@ export class SecondaryHost {
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
-  #link: LinkPair | undefined;
+  #link: Link | undefined;
   #failed = false;
   #over = false;
 
@@ -131,7 +132,7 @@ export class SecondaryHost {
 
   async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
     const { vm, replication: { mode } } = this.#options.config;
-    const pairs = acceptPairs(listener, ENGINE_VERSION, (introduction) => {
+    const links = acceptLinks(listener, ENGINE_VERSION, (introduction) => {
       if (this.#machine.phase === "promoted" || this.#machine.phase === "taking-over") {
         return "it runs the VM itself, since it took over";
       }
@@ -146,19 +147,22 @@ export class SecondaryHost {
       if (introduction.memoryMiB !== vm.memoryMiB) {
         return `its VM has ${vm.memoryMiB} MiB of memory, the primary's ${introduction.memoryMiB} MiB`;
       }
+      if (introduction.nics !== vm.nics.length) {
+        return `its VM has ${vm.nics.length} network cards, the primary's ${introduction.nics}`;
+      }
       return undefined;
     });
-    for await (const link of pairs) {
+    for await (const link of links) {
       if (this.#link === undefined) this.#serve(link).catch((error) => this.#fail(error));
-      else closePair(link);
+      else closeLink(link);
     }
   }
 
   /** Work with one primary, until the link is gone. */
-  async #serve(link: LinkPair): Promise<void> {
+  async #serve(link: Link): Promise<void> {
     this.#link = link;
     let reason: string | undefined;
-    const read = async (connection: LinkPair["bulk"]) => {
+    const read = async (connection: LinkConnection) => {
       try {
         for await (const message of connection.receive()) {
           this.#guard(() => this.#message(message));
@@ -169,11 +173,11 @@ export class SecondaryHost {
         // The connection that broke first knows why; the other one was closed for it.
         reason ??= error.message;
       } finally {
-        closePair(link);
+        closeLink(link);
       }
     };
     this.#step({ type: "link-up" });
-    await Promise.all([read(link.control), read(link.bulk)]);
+    await Promise.all([read(link.control), read(link.bulk), read(link.packets)]);
     this.#link = undefined;
     if (this.#over) return;
     this.#step({ type: "link-lost", reason: reason ?? "the link to the primary broke" });
@@ -210,7 +214,7 @@ export class SecondaryHost {
         this.#notice(error.message);
       } else if (error instanceof WireError) {
         this.#notice(error.message);
-        if (this.#link !== undefined) closePair(this.#link);
+        if (this.#link !== undefined) closeLink(this.#link);
       } else {
         this.#fail(error);
       }
@@ -275,7 +279,7 @@ export class SecondaryHost {
   async #close(): Promise<void> {
     this.#over = true;
     this.#listener?.close();
-    if (this.#link !== undefined) closePair(this.#link);
+    if (this.#link !== undefined) closeLink(this.#link);
     // Of a guest whose primary may be dead, what is held is all there is.
     const { phase } = this.#machine;
     const keep = this.#failed || phase === "orphaned" || phase === "starting";

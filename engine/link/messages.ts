@@ -1,5 +1,5 @@
 /**
- * What the two engines say to each other, on two connections.
+ * What the two engines say to each other, on three connections.
  *
  * ```text
  *   control   primary -> secondary   hello, primaryLost, goodbye
@@ -7,13 +7,18 @@
  *   bulk      primary -> secondary   hello, { seedBegin, pages*, deviceState+, commit, ( pages*, state+, commit )* }
  *                                    where state is deviceState or deviceStateDelta
  *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
+ *   packets   primary -> secondary   hello, frames*: what the guest was sent in this epoch
+ *             secondary -> primary   welcome or refuse, frames*: what its VM has sent in this epoch
  * ```
+ *
+ * Epoch N is what a VM does between checkpoint N and the next one that it takes or loads. Frames
+ * without records say that the epoch has begun.
  *
  * Wherever a welcome is due, `refuse` may come in its place, also from a peer that speaks another
  * version of the protocol: number and payload of `refuse` are the same in every version.
  *
- * Pages and device state are binary; everything else is a JSON object, whose unknown members are
- * ignored.
+ * Pages, device state and frames are binary; everything else is a JSON object, whose unknown members
+ * are ignored.
  *
  * @module
  */
@@ -27,10 +32,13 @@ import {
 } from "../limits.ts";
 import { type Frame, FRAME_HEADER_BYTES, FRAME_TYPE_AT, type ReceivedFrame } from "./wire.ts";
 
-/** Which of the two connections this is. */
-export type LinkRole = "control" | "bulk";
+/** The connections of a link, in the order in which they are opened. */
+export const LINK_ROLES = ["control", "bulk", "packets"] as const;
 
-/** The primary introduces itself; both connections of a pair carry the same session. */
+/** Which of them this is. */
+export type LinkRole = typeof LINK_ROLES[number];
+
+/** The primary introduces itself; all connections of a link carry the same session. */
 export interface HelloPayload {
   readonly role: LinkRole;
   /** Random, made by the primary at each attempt. */
@@ -38,6 +46,8 @@ export interface HelloPayload {
   readonly vmName: string;
   readonly memoryMiB: number;
   readonly mode: "colo" | "continuous";
+  /** Network cards of the VM: both sides have the same, in the same order. */
+  readonly nics: number;
   readonly engineVersion: string;
 }
 
@@ -69,6 +79,16 @@ export type Message =
   /** As `deviceState`, as the exclusive or with that of the last checkpoint. */
   | { readonly type: "deviceStateDelta"; readonly epoch: number; readonly bytes: Uint8Array }
   | { readonly type: "commit"; readonly epoch: number } & CommitPayload
+  /**
+   * What a network card has received, or its VM sent, in epoch `epoch`: records as QEMU's packet
+   * chardevs have them. `nic` is the number of the card, from 0.
+   */
+  | {
+    readonly type: "frames";
+    readonly epoch: number;
+    readonly nic: number;
+    readonly records: Uint8Array;
+  }
   | { readonly type: "replicaReady" }
   | { readonly type: "replicaFailed"; readonly reason: string }
   /** The secondary holds this checkpoint as a whole. */
@@ -101,6 +121,7 @@ const NUMBERS: Readonly<Record<MessageType, number>> = {
   takenOver: 14,
   goodbye: 15,
   deviceStateDelta: 16,
+  frames: 17,
 };
 
 const TYPES: ReadonlyMap<number, MessageType> = new Map(
@@ -126,6 +147,12 @@ export function encodeMessage(message: Message): Frame {
     case "deviceState":
     case "deviceStateDelta":
       return { type, epoch: message.epoch, payload: message.bytes };
+    case "frames": {
+      const payload = new Uint8Array(1 + message.records.length);
+      payload[0] = message.nic;
+      payload.set(message.records, 1);
+      return { type, epoch: message.epoch, payload };
+    }
     case "committed":
     case "loaded":
       return { type, epoch: message.epoch, payload: EMPTY };
@@ -162,6 +189,14 @@ export function decodeMessage(frame: ReceivedFrame): Message {
     case "deviceState":
     case "deviceStateDelta":
       return { type, epoch, bytes: payload };
+    case "frames":
+      if (payload.length === 0) {
+        throw new WireError(
+          "Cannot read from the link: frames: it says of no network card",
+          offset + FRAME_HEADER_BYTES,
+        );
+      }
+      return { type, epoch, nic: payload[0]!, records: payload.subarray(1) };
     case "committed":
     case "loaded":
       return { type, epoch };
@@ -173,11 +208,12 @@ export function decodeMessage(frame: ReceivedFrame): Message {
     case "hello":
       return {
         type,
-        role: members.oneOf("role", ["control", "bulk"]),
+        role: members.oneOf("role", LINK_ROLES),
         session: members.text("session"),
         vmName: members.text("vmName"),
         memoryMiB: members.count("memoryMiB"),
         mode: members.oneOf("mode", ["colo", "continuous"]),
+        nics: members.count("nics"),
         engineVersion: members.text("engineVersion"),
       };
     case "welcome":

@@ -5,7 +5,7 @@
  */
 
 export * from "./address.ts";
+export * from "./link.ts";
 export * from "./messages.ts";
-export * from "./pair.ts";
 export * from "./transport.ts";
 export * from "./wire.ts";

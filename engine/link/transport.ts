@@ -60,7 +60,8 @@ export class LinkConnection {
    */
   async send(message: Message): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
-    const bulky = "records" in message || "bytes" in message;
+    // Packets are not worth the time that compressing them takes.
+    const bulky = message.type !== "frames" && ("records" in message || "bytes" in message);
     await this.sendFrame(this.#encoder.encode(encodeMessage(message), bulky));
   }
 

@@ -19,7 +19,7 @@ export async function colo(
   env: Readonly<Record<string, string>> = {},
 ): Promise<Outcome> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MAIN, ...args],
+    args: ["run", "--quiet", "-A", MAIN, ...args],
     env: { NO_COLOR: "1", ...env },
     stdin: "null",
   }).output();

@@ -6,6 +6,7 @@
  * - `break`: the first stream makes no sense in the middle of its second checkpoint
  * - `leave`: the first stream is closed when it was accepted, before COLO is entered
  * - `standby`: no fault; an incoming stream is a plain migration, and the VM runs when it ends
+ * - `end`: the VM is shut down as soon as its tenth checkpoint has been written
  * - `large`: the guest writes nearly all of its memory between two checkpoints
  *
  * SIGUSR1 ends a primary as a large one ends that was killed: its streams break at once, and it takes a
@@ -150,6 +151,12 @@ class FakeQemu {
       this.event("STOP");
       const broken = fault === "break" && stream === 1 && epoch === 2;
       await writeAll(connection, broken ? bytes.slice(4, 5000).fill(0xee, 12) : bytes.subarray(4));
+      if (fault === "end" && epoch === 10) {
+        connection.close();
+        this.event("SHUTDOWN", { guest: false, reason: "host-qmp-quit" });
+        setTimeout(() => Deno.exit(0), 50);
+        throw new Ended();
+      }
       await expect(answers, "vmstate-received");
       await expect(answers, "vmstate-loaded");
       this.event("RESUME");

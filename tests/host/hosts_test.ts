@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
 import { parseVmConfig, type VmConfig } from "../../engine/config/mod.ts";
 import { ColoError, LinkError, QemuError } from "../../engine/errors.ts";
 import { PrimaryHost, type Report, SecondaryHost } from "../../engine/host/mod.ts";
-import { LinkConnection } from "../../engine/link/mod.ts";
+import { LINK_ROLES, LinkConnection, type LinkRole } from "../../engine/link/mod.ts";
 import { writeAll } from "../../engine/host/capture_port.ts";
 import { StreamInspector } from "../../engine/stream/inspect.ts";
 import { ENGINE_VERSION } from "../../engine/version.ts";
@@ -315,17 +315,20 @@ Deno.test("PrimaryHost leaves no link behind when it is stopped while it connect
   await using rig = new Rig();
   const listener = Deno.listen({ transport: "unix", path: rig.peer });
   const host = rig.startPrimary();
-  const control = new LinkConnection(await listener.accept());
-  await control.next(5000);
-  await control.send({ type: "welcome", engineVersion: ENGINE_VERSION });
-  const bulk = new LinkConnection(await listener.accept());
-  await bulk.next(5000);
-  await host.stop("the operator ended it");
-  assertEquals(await rig.primary!.ended, "stopped");
-  await bulk.send({ type: "welcome", engineVersion: ENGINE_VERSION });
-  const error = await assertRejects(() => bulk.next(2000), LinkError);
+  const taken: LinkConnection[] = [];
+  for (const role of LINK_ROLES) {
+    const connection = new LinkConnection(await listener.accept());
+    await connection.next(5000);
+    taken.push(connection);
+    if (role === LINK_ROLES.at(-1)) {
+      await host.stop("the operator ended it");
+      assertEquals(await rig.primary!.ended, "stopped");
+    }
+    await connection.send({ type: "welcome", engineVersion: ENGINE_VERSION });
+  }
+  const error = await assertRejects(() => taken.at(-1)!.next(2000), LinkError);
   assert(!error.message.includes("no answer"), error.message);
-  control.close();
+  for (const connection of taken) connection.close();
   listener.close();
 });
 
@@ -371,6 +374,15 @@ Deno.test("SecondaryHost takes no more than it can hold from a primary while its
   await reported(rig.secondary, "running");
 });
 
+Deno.test("PrimaryHost says goodbye though a checkpoint is being encoded when its guest ends", async () => {
+  await using rig = new Rig(20);
+  rig.startSecondary();
+  rig.startPrimary("end");
+  const { reason } = await reported(rig.secondary, "secondary", phase("ended"));
+  assertEquals(reason, "the guest was shut down");
+  assertEquals(await rig.primary!.ended, "guest-ended");
+});
+
 Deno.test("SecondaryHost refuses a primary of another VM, and a second one", async () => {
   await using rig = await protectedRig();
   const hello = {
@@ -378,6 +390,7 @@ Deno.test("SecondaryHost refuses a primary of another VM, and a second one", asy
     vmName: "vm",
     memoryMiB: 16,
     mode: "colo",
+    nics: 0,
     engineVersion: ENGINE_VERSION,
   } as const;
   const cases = [
@@ -454,19 +467,17 @@ class FakeStandby {
 
   /** Welcome the next primary; returns its bulk connection. */
   async accept(): Promise<LinkConnection> {
-    let bulk: LinkConnection | undefined;
-    while (bulk === undefined) {
+    const connections = new Map<LinkRole, LinkConnection>();
+    while (connections.size < LINK_ROLES.length) {
       const socket = await this.#listener.accept();
       const connection = new LinkConnection(socket);
       const hello = await connection.next(5000);
       assert(hello.type === "hello");
       await connection.send({ type: "welcome", engineVersion: ENGINE_VERSION });
-      if (hello.role === "bulk") {
-        bulk = connection;
-        this.#bulk = socket;
-      }
+      connections.set(hello.role, connection);
+      if (hello.role === "bulk") this.#bulk = socket;
     }
-    return bulk;
+    return connections.get("bulk")!;
   }
 
   /** Bytes that are no message. */

@@ -2,7 +2,12 @@ import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/asser
 import fc from "fast-check";
 import { WireError } from "../../engine/errors.ts";
 import { BLOCK_COUNT_MAX } from "../../engine/limits.ts";
-import { decodeMessage, encodeMessage, type Message } from "../../engine/link/messages.ts";
+import {
+  decodeMessage,
+  encodeMessage,
+  LINK_ROLES,
+  type Message,
+} from "../../engine/link/messages.ts";
 import { FRAME_HEADER_BYTES, FrameDecoder, FrameEncoder } from "../../engine/link/wire.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
 
@@ -28,11 +33,12 @@ const blocks = fc.uniqueArray(
 const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message, { type: T }>> } = {
   hello: fc.record({
     type: fc.constant("hello"),
-    role: fc.constantFrom("control", "bulk"),
+    role: fc.constantFrom(...LINK_ROLES),
     session: text,
     vmName: text,
     memoryMiB: count,
     mode: fc.constantFrom("colo" as const, "continuous" as const),
+    nics: count,
     engineVersion: text,
   }),
   welcome: fc.record({ type: fc.constant("welcome"), engineVersion: text }),
@@ -54,6 +60,12 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
     pageBytes: count,
     deviceStateBytes: count,
     load: fc.boolean(),
+  }),
+  frames: fc.record({
+    type: fc.constant("frames"),
+    epoch,
+    nic: fc.nat({ max: 255 }),
+    records: bytes,
   }),
   replicaReady: fc.record({ type: fc.constant("replicaReady") }),
   replicaFailed: fc.record({ type: fc.constant("replicaFailed"), reason: text }),
@@ -136,7 +148,7 @@ Deno.test("decodeMessage ignores members that it does not know", () => {
 });
 
 Deno.test("decodeMessage refuses a type that it does not know", () => {
-  for (const type of [0, 4, 17, 255]) {
+  for (const type of [0, 4, 18, 255]) {
     const frame = { type, epoch: 0, payload: new Uint8Array(0), offset: 0 };
     assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
   }
@@ -148,6 +160,7 @@ const HELLO = {
   vmName: "v",
   memoryMiB: 64,
   mode: "colo",
+  nics: 0,
   engineVersion: "1",
 };
 const block = (name: unknown, sizeBytes: unknown) => ({ name, sizeBytes });
@@ -157,7 +170,7 @@ const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
   ["hello", "[]"],
   ["hello", "null"],
   ["hello", {}],
-  ["hello", { ...HELLO, role: "packets" }],
+  ["hello", { ...HELLO, role: "heart" }],
   ["hello", { ...HELLO, session: 5 }],
   ["hello", { ...HELLO, vmName: "v".repeat(4097) }],
   ["hello", { ...HELLO, memoryMiB: -1 }],
@@ -199,6 +212,11 @@ Deno.test("decodeMessage refuses a payload that is no UTF-8", () => {
   const payload = Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d);
   const frame = { type: typeNumber("refuse"), epoch: 0, payload, offset: 0 };
   assertThrows(() => decodeMessage(frame), WireError);
+});
+
+Deno.test("decodeMessage refuses frames of no network card", () => {
+  const frame = { type: typeNumber("frames"), epoch: 0, payload: new Uint8Array(0), offset: 0 };
+  assertThrows(() => decodeMessage(frame), WireError, "no network card");
 });
 
 Deno.test("decodeMessage gives a message or a WireError for any payload", () => {

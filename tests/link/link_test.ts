@@ -2,8 +2,13 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { LinkError } from "../../engine/errors.ts";
 import { LINK_HALF_OPEN_MAX } from "../../engine/limits.ts";
 import type { LinkAddress } from "../../engine/link/address.ts";
-import { encodeMessage, type HelloPayload, type Message } from "../../engine/link/messages.ts";
-import { acceptPairs, closePair, connectPair, type LinkPair } from "../../engine/link/pair.ts";
+import {
+  encodeMessage,
+  type HelloPayload,
+  LINK_ROLES,
+  type Message,
+} from "../../engine/link/messages.ts";
+import { acceptLinks, closeLink, type Link, openLink } from "../../engine/link/link.ts";
 import { connectLink, LinkConnection, listenLink } from "../../engine/link/transport.ts";
 import { FrameEncoder } from "../../engine/link/wire.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
@@ -12,6 +17,7 @@ const INTRODUCTION = {
   vmName: "web1",
   memoryMiB: 256,
   mode: "colo",
+  nics: 1,
   engineVersion: "0.1.0",
 } as const;
 const encoder = new FrameEncoder(WasmKernels.create());
@@ -25,13 +31,13 @@ function test(name: string, fn: () => Promise<void>): void {
 interface Standby {
   readonly address: LinkAddress;
   readonly listener: Deno.Listener;
-  readonly pairs: AsyncGenerator<LinkPair, void>;
-  /** The next pair, or nothing when the standby has ended. */
-  readonly take: () => Promise<LinkPair | void>;
+  readonly links: AsyncGenerator<Link, void>;
+  /** The next link, or nothing when the standby has ended. */
+  readonly take: () => Promise<Link | void>;
 }
 
 interface StandbyOptions {
-  readonly refusal?: Parameters<typeof acceptPairs>[2];
+  readonly refusal?: Parameters<typeof acceptLinks>[2];
   readonly handshakeMs?: number;
 }
 
@@ -48,23 +54,23 @@ async function withStandby(
 ): Promise<void> {
   const [listener, address] = await listenOnLoopback();
   const { refusal = () => undefined, handshakeMs } = options;
-  const pairs = acceptPairs(listener, "0.2.0", refusal, handshakeMs);
+  const links = acceptLinks(listener, "0.2.0", refusal, handshakeMs);
   // It accepts from the first demand on.
-  let demand: ReturnType<typeof pairs.next> | undefined = pairs.next();
+  let demand: ReturnType<typeof links.next> | undefined = links.next();
   const take = async () => {
-    const { value } = await (demand ?? pairs.next());
+    const { value } = await (demand ?? links.next());
     demand = undefined;
     return value;
   };
   try {
-    await run({ address, listener, pairs, take });
+    await run({ address, listener, links, take });
   } finally {
     try {
       listener.close();
     } catch {
       // The test closed it.
     }
-    for (let pair; (pair = await take()) !== undefined;) closePair(pair);
+    for (let link; (link = await take()) !== undefined;) closeLink(link);
   }
 }
 
@@ -106,75 +112,72 @@ function hello(role: HelloPayload["role"], session = "s"): Message {
   return { type: "hello", role, session, ...INTRODUCTION };
 }
 
-/** Open one connection of a pair by hand. */
+/** Open one connection of a link by hand. */
 async function say(address: LinkAddress, message: Message): Promise<LinkConnection> {
   const connection = await connectLink(address);
   await connection.send(message);
   return connection;
 }
 
-async function takePair({ take }: Standby): Promise<LinkPair> {
-  const pair = await take();
-  assert(pair !== undefined, "no pair came");
-  return pair;
+async function takeLink({ take }: Standby): Promise<Link> {
+  const link = await take();
+  assert(link !== undefined, "no link came");
+  return link;
 }
 
-test("connectPair and acceptPairs agree on a control and a bulk connection", async () => {
+test("openLink and acceptLinks agree on all connections", async () => {
   const seen: unknown[] = [];
   const refusal = (introduction: unknown) => void seen.push(introduction);
   await withStandby({ refusal }, async (standby) => {
-    const near = await connectPair(standby.address, INTRODUCTION);
-    const far = await takePair(standby);
-    for (const role of ["control", "bulk"] as const) {
+    const near = await openLink(standby.address, INTRODUCTION);
+    const far = await takeLink(standby);
+    for (const role of LINK_ROLES) {
       await near[role].send({ type: "goodbye", reason: role });
       assertEquals(await far[role].next(5000), { type: "goodbye", reason: role });
       await far[role].send({ type: "committed", epoch: 7 });
       assertEquals(await near[role].next(5000), { type: "committed", epoch: 7 });
     }
-    closePair(near);
-    closePair(far);
+    closeLink(near);
+    closeLink(far);
   });
-  assertEquals(seen.length, 2);
+  assertEquals(seen.length, LINK_ROLES.length);
   for (const introduction of seen as HelloPayload[]) {
     assertEquals(introduction.vmName, INTRODUCTION.vmName);
     assertEquals(introduction.memoryMiB, INTRODUCTION.memoryMiB);
   }
 });
 
-test("acceptPairs keeps the connections of two primaries apart", async () => {
+test("acceptLinks keeps the connections of two primaries apart, in whatever order they come", async () => {
   await withStandby({}, async (standby) => {
-    const controls = [
-      await say(standby.address, hello("control", "a")),
-      await say(standby.address, hello("control", "b")),
-    ];
-    const bulks = [
-      await say(standby.address, hello("bulk", "b")),
-      await say(standby.address, hello("bulk", "a")),
-    ];
+    const opened: Record<string, LinkConnection[]> = { a: [], b: [] };
+    const order = [["a", "control"], ["b", "packets"], ["b", "control"], ["b", "bulk"]] as const;
+    for (const [session, role] of [...order, ["a", "bulk"], ["a", "packets"]] as const) {
+      opened[session]!.push(await say(standby.address, hello(role, session)));
+    }
     for (const name of ["b", "a"]) {
-      const pair = await takePair(standby);
-      const index = name === "a" ? 0 : 1;
-      for (const connection of [controls[index]!, bulks[1 - index]!]) {
+      const link = await takeLink(standby);
+      for (const connection of opened[name]!) {
         assertEquals((await connection.next(5000)).type, "welcome");
         await connection.send({ type: "goodbye", reason: name });
       }
-      assertEquals(await pair.control.next(5000), { type: "goodbye", reason: name });
-      assertEquals(await pair.bulk.next(5000), { type: "goodbye", reason: name });
-      closePair(pair);
+      for (const role of LINK_ROLES) {
+        assertEquals(await link[role].next(5000), { type: "goodbye", reason: name });
+      }
+      closeLink(link);
     }
-    for (const connection of [...controls, ...bulks]) connection.close();
+    for (const connection of [...opened.a!, ...opened.b!]) connection.close();
   });
 });
 
-test("connectPair says why the standby refuses", async () => {
+test("openLink says why the standby refuses", async () => {
   const refusal = ({ vmName }: { vmName: string }) => `it stands by for VM "db", not "${vmName}"`;
   await withStandby({ refusal }, async ({ address }) => {
-    const { message } = await assertRejects(() => connectPair(address, INTRODUCTION), LinkError);
+    const { message } = await assertRejects(() => openLink(address, INTRODUCTION), LinkError);
     assertEquals(message, 'Cannot join the standby: it stands by for VM "db", not "web1"');
   });
 });
 
-test("acceptPairs refuses a second connection of the same role", async () => {
+test("acceptLinks refuses a second connection of the same role", async () => {
   await withStandby({}, async (standby) => {
     const control = await say(standby.address, hello("control"));
     assertEquals((await control.next(5000)).type, "welcome");
@@ -184,14 +187,17 @@ test("acceptPairs refuses a second connection of the same role", async () => {
     assertStringIncludes(answer.reason, "has its control connection already");
     await assertRejects(() => again.next(5000), LinkError, "the peer closed it");
     // The first is as good as before.
-    const bulk = await say(standby.address, hello("bulk"));
-    closePair(await takePair(standby));
-    for (const connection of [control, bulk]) connection.close();
+    const others = [
+      await say(standby.address, hello("bulk")),
+      await say(standby.address, hello("packets")),
+    ];
+    closeLink(await takeLink(standby));
+    for (const connection of [control, ...others]) connection.close();
     again.close();
   });
 });
 
-test("acceptPairs drops a connection whose twin does not come", async () => {
+test("acceptLinks drops a connection whose siblings do not come", async () => {
   await withStandby({ handshakeMs: 100 }, async ({ address }) => {
     const control = await say(address, hello("control"));
     assertEquals((await control.next(5000)).type, "welcome");
@@ -200,7 +206,7 @@ test("acceptPairs drops a connection whose twin does not come", async () => {
   });
 });
 
-test("acceptPairs drops a connection that says nothing", async () => {
+test("acceptLinks drops a connection that says nothing", async () => {
   await withStandby({ handshakeMs: 100 }, async ({ address }) => {
     const silent = await connectLink(address);
     await assertRejects(() => silent.next(5000), LinkError, "the peer closed it");
@@ -208,7 +214,7 @@ test("acceptPairs drops a connection that says nothing", async () => {
   });
 });
 
-test("acceptPairs refuses whoever does not introduce itself", async () => {
+test("acceptLinks refuses whoever does not introduce itself", async () => {
   await withStandby({}, async ({ address }) => {
     const stranger = await say(address, { type: "committed", epoch: 1 });
     const answer = await stranger.next(5000);
@@ -218,7 +224,7 @@ test("acceptPairs refuses whoever does not introduce itself", async () => {
   });
 });
 
-test("acceptPairs answers foreign bytes and goes on", async () => {
+test("acceptLinks answers foreign bytes and goes on", async () => {
   await withStandby({}, async (standby) => {
     const { port } = standby.listener.addr as Deno.NetAddr;
     const browser = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -227,13 +233,13 @@ test("acceptPairs answers foreign bytes and goes on", async () => {
     const answer = await answered.next(5000);
     assert(answer.type === "refuse" && answer.reason.includes('not with "COLO"'));
     answered.close();
-    const near = await connectPair(standby.address, INTRODUCTION);
-    closePair(await takePair(standby));
-    closePair(near);
+    const near = await openLink(standby.address, INTRODUCTION);
+    closeLink(await takeLink(standby));
+    closeLink(near);
   });
 });
 
-test("acceptPairs tells a primary of another protocol version what to do", async () => {
+test("acceptLinks tells a primary of another protocol version what to do", async () => {
   await withStandby({}, async ({ listener }) => {
     const { port } = listener.addr as Deno.NetAddr;
     const socket = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -250,47 +256,47 @@ test("acceptPairs tells a primary of another protocol version what to do", async
   });
 });
 
-test("connectPair says what to do about a standby of another protocol version", async () => {
+test("openLink says what to do about a standby of another protocol version", async () => {
   await withScripted([ofVersion2(frame({ type: "refuse", reason: "?" }))], async (address) => {
     await assertRejects(
-      () => connectPair(address, INTRODUCTION),
+      () => openLink(address, INTRODUCTION),
       LinkError,
       "its version is 2, not 1: run the same release of colo on both hosts",
     );
   });
 });
 
-test("connectPair takes foreign bytes for a LinkError", async () => {
+test("openLink takes foreign bytes for a LinkError", async () => {
   const greeting = new TextEncoder().encode("SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n");
   await withScripted([greeting], async (address) => {
-    await assertRejects(() => connectPair(address, INTRODUCTION), LinkError, 'not with "COLO"');
+    await assertRejects(() => openLink(address, INTRODUCTION), LinkError, 'not with "COLO"');
   });
 });
 
-test("connectPair gives up on a standby that says nothing", async () => {
+test("openLink gives up on a standby that says nothing", async () => {
   await withScripted([], async (address) => {
     await assertRejects(
-      () => connectPair(address, INTRODUCTION, 100),
+      () => openLink(address, INTRODUCTION, 100),
       LinkError,
       "no answer within 100 ms",
     );
   });
 });
 
-test("connectPair loses nothing that comes right behind the welcome", async () => {
+test("openLink loses nothing that comes right behind the welcome", async () => {
   const welcome = frame({ type: "welcome", engineVersion: "0.2.0" });
   const ready = frame({ type: "replicaReady" });
   // One write: both arrive in one read.
   await withScripted([Uint8Array.of(...welcome, ...ready)], async (address) => {
-    const pair = await connectPair(address, INTRODUCTION);
-    const { value } = await pair.bulk.receive().next();
+    const link = await openLink(address, INTRODUCTION);
+    const { value } = await link.bulk.receive().next();
     assertEquals(value, { type: "replicaReady" });
-    assertEquals(await pair.control.next(5000), { type: "replicaReady" });
-    closePair(pair);
+    assertEquals(await link.control.next(5000), { type: "replicaReady" });
+    closeLink(link);
   });
 });
 
-test("acceptPairs ends with its listener, and what was half open with it", async () => {
+test("acceptLinks ends with its listener, and what was half open with it", async () => {
   await withStandby({}, async (standby) => {
     const control = await say(standby.address, hello("control"));
     assertEquals((await control.next(5000)).type, "welcome");
@@ -306,24 +312,24 @@ test("acceptPairs ends with its listener, and what was half open with it", async
   });
 });
 
-test("acceptPairs closes what is half open when nobody wants pairs any more", async () => {
+test("acceptLinks closes what is half open when nobody wants links any more", async () => {
   await withStandby({}, async (standby) => {
-    const near = await connectPair(standby.address, INTRODUCTION);
+    const near = await openLink(standby.address, INTRODUCTION);
     const control = await say(standby.address, hello("control"));
     assertEquals((await control.next(5000)).type, "welcome");
-    closePair(await takePair(standby));
+    closeLink(await takeLink(standby));
     const startedMs = performance.now();
-    await standby.pairs.return();
+    await standby.links.return();
     await assertRejects(() => control.next(5000), LinkError, "the peer closed it");
     const late = await connectLink(standby.address);
     await assertRejects(() => late.next(5000), LinkError, "the peer closed it");
     assert(performance.now() - startedMs < 2000);
-    closePair(near);
+    closeLink(near);
     for (const connection of [control, late]) connection.close();
   });
 });
 
-test("acceptPairs bounds the connections that are half open", async () => {
+test("acceptLinks bounds the connections that are half open", async () => {
   await withStandby({}, async (standby) => {
     const { port } = standby.listener.addr as Deno.NetAddr;
     const sockets: Deno.Conn[] = [];
@@ -337,13 +343,13 @@ test("acceptPairs bounds the connections that are half open", async () => {
     tooMany.close();
     // As soon as some are gone, primaries are taken again.
     for (const socket of sockets) socket.close();
-    let near: LinkPair | undefined;
+    let near: Link | undefined;
     for (let i = 0; i < 50 && near === undefined; i++) {
-      near = await connectPair(standby.address, INTRODUCTION).catch(() => undefined);
+      near = await openLink(standby.address, INTRODUCTION).catch(() => undefined);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     assert(near !== undefined);
-    closePair(await takePair(standby));
-    closePair(near);
+    closeLink(await takeLink(standby));
+    closeLink(near);
   });
 });

@@ -1,9 +1,9 @@
 /**
- * The two connections of a link, and how they find each other: the primary opens both, introduces
- * itself on each with the same random session, and the secondary welcomes or refuses the pair.
+ * The connections of a link, and how they find each other: the primary opens all of them, introduces
+ * itself on each with the same random session, and the secondary welcomes or refuses.
  *
- * Bulk data has a connection of its own, so that a large checkpoint never holds up a word about life
- * and death.
+ * Bulk data and packets have connections of their own, so that a large checkpoint holds up neither a
+ * word about life and death nor the guest's network.
  *
  * @module
  */
@@ -11,45 +11,43 @@
 import { LinkError, WireError } from "../errors.ts";
 import { LINK_HALF_OPEN_MAX } from "../limits.ts";
 import type { LinkAddress } from "./address.ts";
-import type { HelloPayload, LinkRole } from "./messages.ts";
+import { type HelloPayload, LINK_ROLES, type LinkRole } from "./messages.ts";
 import { connectLink, LinkConnection } from "./transport.ts";
 
-/** Both connections. */
-export interface LinkPair {
-  readonly control: LinkConnection;
-  readonly bulk: LinkConnection;
-}
+/** All connections between two engines. */
+export type Link = Readonly<Record<LinkRole, LinkConnection>>;
 
-/** Close both. */
-export function closePair(pair: LinkPair): void {
-  pair.control.close();
-  pair.bulk.close();
+/** Close them all. */
+export function closeLink(link: Link): void {
+  for (const role of LINK_ROLES) link[role].close();
 }
 
 /** What a primary says of itself and its guest. */
 export type Introduction = Omit<HelloPayload, "role" | "session">;
 
-/** The longest a peer may take to introduce itself with both connections, or to answer. */
+/** The longest a peer may take to introduce itself with all connections, or to answer. */
 const HANDSHAKE_MS = 5000;
 
 /**
  * Connect to a standby.
  *
  * @param timeoutMs The longest the standby may take to answer, on each connection
- * @throws {LinkError} when it cannot be reached, does not answer, or refuses; both are closed
+ * @throws {LinkError} when it cannot be reached, does not answer, or refuses; all are closed
  */
-export async function connectPair(
+export async function openLink(
   address: LinkAddress,
   introduction: Introduction,
   timeoutMs = HANDSHAKE_MS,
-): Promise<LinkPair> {
+): Promise<Link> {
   const session = crypto.randomUUID();
-  const control = await join(address, { role: "control", session, ...introduction }, timeoutMs);
+  const opened: Partial<Record<LinkRole, LinkConnection>> = {};
   try {
-    const bulk = await join(address, { role: "bulk", session, ...introduction }, timeoutMs);
-    return { control, bulk };
+    for (const role of LINK_ROLES) {
+      opened[role] = await join(address, { role, session, ...introduction }, timeoutMs);
+    }
+    return opened as Link;
   } catch (error) {
-    control.close();
+    for (const connection of Object.values(opened)) connection.close();
     throw error;
   }
 }
@@ -76,33 +74,33 @@ async function join(
 }
 
 /**
- * Accept pairs, one after another, until the listener is closed. Connections that do not introduce
- * themselves properly, or whose twin does not come, are told why where that is possible, and dropped;
- * so is everything that is no pair yet when the listener is closed or nobody takes pairs any more.
+ * Accept links, one after another, until the listener is closed. Connections that do not introduce
+ * themselves properly, or whose siblings do not come, are told why where that is possible, and dropped;
+ * so is everything that is no link yet when the listener is closed or nobody takes links any more.
  *
  * @param refusal Why a primary is not taken, or nothing when it is
- * @param timeoutMs The longest a primary may take from its first connection to a pair
+ * @param timeoutMs The longest a primary may take from its first connection to its last
  * @throws {LinkError} when the system accepts no more connections
  */
-export async function* acceptPairs(
+export async function* acceptLinks(
   listener: Deno.Listener,
   engineVersion: string,
   refusal: (introduction: Introduction) => string | undefined,
   timeoutMs = HANDSHAKE_MS,
-): AsyncGenerator<LinkPair, void> {
+): AsyncGenerator<Link, void> {
   const reception = new Reception(engineVersion, refusal, timeoutMs);
   const accepting = reception.accept(listener);
-  // Thrown below, once the pairs that came before it are taken.
+  // Thrown below, once the links that came before it are taken.
   accepting.catch(() => {});
   try {
-    for (let pair; (pair = await reception.next()) !== undefined;) yield pair;
+    for (let link; (link = await reception.next()) !== undefined;) yield link;
     await accepting;
   } finally {
     reception.close();
   }
 }
 
-/** A connection that is in no pair yet. */
+/** A connection that is in no link yet. */
 interface HalfOpen {
   /** Ends it. */
   readonly timer: ReturnType<typeof setTimeout>;
@@ -110,10 +108,10 @@ interface HalfOpen {
   hello?: HelloPayload;
 }
 
-/** The standby's end of the handshake: connections come in, pairs come out. */
+/** The standby's end of the handshake: connections come in, links come out. */
 class Reception {
   readonly #halfOpen = new Map<LinkConnection, HalfOpen>();
-  readonly #pairs: LinkPair[] = [];
+  readonly #links: Link[] = [];
   #wake = Promise.withResolvers<void>();
   #closed = false;
 
@@ -135,11 +133,11 @@ class Reception {
     }
   }
 
-  /** The next pair, or nothing when there will be none. */
-  async next(): Promise<LinkPair | undefined> {
+  /** The next link, or nothing when there will be none. */
+  async next(): Promise<Link | undefined> {
     while (true) {
-      const pair = this.#pairs.shift();
-      if (pair !== undefined || this.#closed) return pair;
+      const link = this.#links.shift();
+      if (link !== undefined || this.#closed) return link;
       await this.#wake.promise;
       this.#wake = Promise.withResolvers<void>();
     }
@@ -149,7 +147,7 @@ class Reception {
   close(): void {
     this.#closed = true;
     for (const connection of this.#halfOpen.keys()) this.#drop(connection);
-    for (const pair of this.#pairs.splice(0)) closePair(pair);
+    for (const link of this.#links.splice(0)) closeLink(link);
     this.#wake.resolve();
   }
 
@@ -168,24 +166,28 @@ class Reception {
     }
     const reason = this.refusal(hello);
     if (reason !== undefined) return this.#refuse(connection, reason);
-    const [twin, first] =
-      [...this.#halfOpen].find(([, { hello: said }]) => said?.session === hello.session) ?? [];
-    if (first?.hello?.role === hello.role) {
+    const siblings = [...this.#halfOpen].filter(([, { hello: said }]) =>
+      said?.session === hello.session
+    );
+    if (siblings.some(([, { hello: said }]) => said?.role === hello.role)) {
       return this.#refuse(connection, `this session has its ${hello.role} connection already`);
     }
     const welcomed = connection.send({ type: "welcome", engineVersion: this.engineVersion });
     entry.hello = hello;
-    if (twin !== undefined) this.#pair(connection, twin, hello.role);
+    if (siblings.length + 1 === LINK_ROLES.length) this.#complete(hello.session);
     await welcomed;
   }
 
-  #pair(connection: LinkConnection, twin: LinkConnection, role: LinkRole): void {
-    for (const member of [connection, twin]) {
-      clearTimeout(this.#halfOpen.get(member)?.timer);
-      this.#halfOpen.delete(member);
+  /** Every connection of the session has come. */
+  #complete(session: string): void {
+    const connections: Partial<Record<LinkRole, LinkConnection>> = {};
+    for (const [connection, { hello, timer }] of [...this.#halfOpen]) {
+      if (hello?.session !== session) continue;
+      clearTimeout(timer);
+      this.#halfOpen.delete(connection);
+      connections[hello.role] = connection;
     }
-    const [control, bulk] = role === "control" ? [connection, twin] : [twin, connection];
-    this.#pairs.push({ control, bulk });
+    this.#links.push(connections as Link);
     this.#wake.resolve();
   }
 
