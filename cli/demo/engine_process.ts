@@ -33,16 +33,23 @@ export class EngineProcess {
    * @param args Such as `["run", "vm.toml"]`
    * @param onReport Called for every report, in order
    * @param logPath File for a copy of all that it prints
+   * @param prefix Put before the command, such as `ip netns exec NAME`
    */
   constructor(
     args: readonly string[],
     onReport: (report: Report) => void = () => {},
     logPath?: string,
+    prefix: readonly string[] = [],
   ) {
     this.#name = args[0] ?? "";
     const main = new URL("../colo.ts", import.meta.url);
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", main.protocol === "file:" ? main.pathname : main.href, ...args, "--json"],
+    const command = [
+      ...[...prefix, Deno.execPath(), "run", "-A"],
+      ...[main.protocol === "file:" ? main.pathname : main.href, ...args, "--json"],
+    ];
+    const [program = "", ...rest] = command;
+    this.#child = new Deno.Command(program, {
+      args: rest,
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -36,6 +36,8 @@ export type CaptureEvent =
   | { readonly type: "initial" }
   /** The primary asks for a checkpoint; it runs on until {@linkcode Capture.reply}. */
   | { readonly type: "request" }
+  /** The primary stands still for its next checkpoint, which is on its way. */
+  | { readonly type: "stopped"; readonly epoch: number }
   /** A checkpoint has arrived as a whole; the primary stands still until it is acknowledged. */
   | { readonly type: "whole"; readonly epoch: number; readonly pages: number };
 
@@ -183,6 +185,8 @@ export class Capture {
         if (event.message === "checkpoint-request") {
           this.#state = "asked";
           events.push({ type: "request" });
+        } else if (event.message === "vmstate-send") {
+          events.push({ type: "stopped", epoch: this.#epoch + 1 });
         }
         break;
       }

@@ -150,10 +150,13 @@ export class LiveReplica implements Replica {
     this.#epoch = epoch;
     this.#wholeEpoch = epoch;
     const id = this.#ramSectionId;
-    return [{
-      type: "write",
-      bytes: [write.ramEnd(id), write.ramSectionEnd(id), deviceState, write.vmDescription()],
-    }];
+    return [
+      { type: "stopped", epoch },
+      {
+        type: "write",
+        bytes: [write.ramEnd(id), write.ramSectionEnd(id), deviceState, write.vmDescription()],
+      },
+    ];
   }
 
   /** Keep a checkpoint for the next load. */
@@ -209,7 +212,7 @@ export class LiveReplica implements Replica {
         return [{ type: "loaded", epoch: this.#epoch }, ...this.#next()];
       case "asked checkpoint-reply":
         this.#state = "loading";
-        return [this.#takeHeld()];
+        return [{ type: "stopped", epoch: this.#heldEpoch! }, this.#takeHeld()];
       case "loading vmstate-received":
         return [];
       case "loading vmstate-loaded":

@@ -22,6 +22,8 @@ export type ReplicaEffect =
   /** Get QEMU ready for a load, then answer `prepared`. */
   | { readonly type: "prepare" }
   | { readonly type: "image"; readonly command: ImageCommand }
+  /** A VM that runs along stands still, and goes on from this checkpoint. */
+  | { readonly type: "stopped"; readonly epoch: number }
   /** The VM runs, or would run, from this checkpoint; those merged with it were passed over. */
   | { readonly type: "loaded"; readonly epoch: number };
 

@@ -23,6 +23,8 @@
  * netdev = "user,hostfwd=tcp:127.0.0.1:8080-:80"
  * model = "virtio-net-pci"
  * vnetHdr = false
+ * bridge = "br0"                 # the tap named by ifname= is put into it: at the start, on a standby when it takes over
+ * script = "plug.sh"             # called as: script install|failover|remove primary|secondary VM NIC TAP BRIDGE
  *
  * [replication]
  * mode = "colo"                  # colo: the standby's VM runs too; continuous: it waits, its memory is kept up to date
@@ -37,6 +39,14 @@
  * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
  * listen = "127.0.0.1:7700"      # on the standby
+ *
+ * [network]
+ * timeout = 200                  # ms that what the VM sends waits for the same from the standby's before a checkpoint is taken
+ *
+ * [[network.exclude]]            # what leaves at once, compared with nothing; what is left out may be anything
+ * protocol = "udp"               # tcp, udp or icmp
+ * source = "10.0.0.0/8"          # the guest's address; sourcePort, destination and destinationPort likewise
+ * destinationPort = 123
  *
  * [store]
  * directory = "checkpoints"      # where `colo checkpoint save` puts them
@@ -61,6 +71,12 @@ import { ConfigError } from "../errors.ts";
 import { IN_FLIGHT_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress, parseAddress } from "../link/address.ts";
 import { findDuplicate } from "./duplicates.ts";
+import {
+  formatNetwork,
+  NETWORK_KEYS,
+  type NetworkSection,
+  readNetwork,
+} from "./network_section.ts";
 import { show, Table } from "./table.ts";
 
 /** The VM, as QEMU is to run it. */
@@ -92,6 +108,10 @@ export interface NicSection {
   readonly netdev: string;
   readonly model: string;
   readonly vnetHdr: boolean;
+  /** The host's bridge that its tap belongs in. */
+  readonly bridge?: string | undefined;
+  /** A program that is called when the card is to be plugged in or out; see `host/nics.ts`. */
+  readonly script?: string | undefined;
 }
 
 /**
@@ -138,6 +158,7 @@ export interface VmConfig {
   readonly path: string;
   readonly vm: VmSection;
   readonly replication: ReplicationSection;
+  readonly network: NetworkSection;
   readonly qemuPath?: string | undefined;
   readonly store?: StoreSection | undefined;
   /** Path of the control socket, if not the usual one. */
@@ -160,7 +181,7 @@ const VM_KEYS = [
 ] as const;
 const STORE_KEYS = ["directory", "retain", "images"] as const;
 const DISK_KEYS = ["path", "format"] as const;
-const NIC_KEYS = ["mac", "netdev", "model", "vnetHdr"] as const;
+const NIC_KEYS = ["mac", "netdev", "model", "vnetHdr", "bridge", "script"] as const;
 const REPLICATION_KEYS = [
   "mode",
   "period",
@@ -180,6 +201,9 @@ const NAME = /^[a-zA-Z0-9_.-]{1,63}$/;
 
 /** QEMU's machines for x86, whose pages and device state the engine knows. */
 const MACHINE = /^(pc|q35|pc-(i440fx|q35)-\d{1,3}(\.\d{1,3}){1,2})$/;
+
+/** What Linux takes for the name of a network interface. */
+const INTERFACE = /^[^\s/:]{1,15}$/;
 
 const MAC = /^(?!00(:00){5})[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/i;
 
@@ -217,6 +241,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
   const root = new Table(parseToml(text, path), path, "", [
     "vm",
     "replication",
+    "network",
     "qemu",
     "store",
     "control",
@@ -225,6 +250,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
   // All keys are looked at before any value is.
   const vmTable = root.table("vm", VM_KEYS);
   const replicationTable = root.table("replication", REPLICATION_KEYS);
+  const networkTable = root.table("network", NETWORK_KEYS);
   const qemuTable = root.table("qemu", ["path"]);
   const storeTable = root.table("store", STORE_KEYS);
   const controlTable = root.table("control", ["socket"]);
@@ -237,6 +263,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
     path,
     vm,
     replication,
+    network: readNetwork(networkTable),
     qemuPath: qemuPath === undefined ? undefined : resolve(directory, qemuPath),
     ...(store === undefined ? {} : { store }),
     ...(controlPath === undefined
@@ -274,7 +301,7 @@ function readVm(table: Table<typeof VM_KEYS[number]>, directory: string): VmSect
     console: file("console"),
     extraArgs: table.texts("extraArgs"),
     disks: table.tables("disks", DISK_KEYS).map((disk) => readDisk(disk, directory)),
-    nics: readNics(table.tables("nics", NIC_KEYS)),
+    nics: readNics(table.tables("nics", NIC_KEYS), directory),
   };
   if (vm.kernel === undefined) {
     if (vm.initrd !== undefined) table.fail("initrd", "needs vm.kernel as well");
@@ -297,10 +324,10 @@ function readDisk(table: Table<typeof DISK_KEYS[number]>, directory: string): Di
 
 type NicTable = Table<typeof NIC_KEYS[number]>;
 
-function readNics(tables: readonly NicTable[]): readonly NicSection[] {
+function readNics(tables: readonly NicTable[], directory: string): readonly NicSection[] {
   const holders = new Map<string, string>();
   return tables.map((table) => {
-    const nic = readNic(table);
+    const nic = readNic(table, directory);
     const mac = nic.mac.toLowerCase();
     const holder = holders.get(mac);
     if (holder !== undefined) table.fail("mac", `is "${nic.mac}", which ${holder} has already`);
@@ -309,7 +336,7 @@ function readNics(tables: readonly NicTable[]): readonly NicSection[] {
   });
 }
 
-function readNic(table: NicTable): NicSection {
+function readNic(table: NicTable, directory: string): NicSection {
   const mac = table.text(
     "mac",
     MAC,
@@ -321,11 +348,18 @@ function readNic(table: NicTable): NicSection {
     NETDEV,
     'what follows -netdev, without id=, such as "user" or "tap,ifname=tap0,script=no"',
   );
+  const bridge = table.text("bridge", INTERFACE, "the name of a bridge, up to 15 characters");
+  if (bridge !== undefined && !/^tap,(.*,)?ifname=/.test(netdev ?? "")) {
+    table.fail("bridge", 'needs a tap with a name: netdev = "tap,ifname=...,script=no"');
+  }
+  const script = table.text("script");
   return {
     mac: table.required("mac", mac),
     netdev: table.required("netdev", netdev),
     model: table.text("model") ?? "virtio-net-pci",
     vnetHdr: table.boolean("vnetHdr") ?? false,
+    ...(bridge === undefined ? {} : { bridge }),
+    ...(script === undefined ? {} : { script: resolve(directory, script) }),
   };
 }
 
@@ -459,7 +493,8 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 
 /** The TOML text of a config: {@linkcode parseVmConfig} reads the same from it. */
 export function formatVmConfig(config: VmConfig): string {
-  const { vm, replication, qemuPath, store, controlPath } = config;
+  const { vm, replication, network, qemuPath, store, controlPath } = config;
+  const networkTable = formatNetwork(network);
   const { memoryMiB, ...rest } = vm;
   const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, inFlightMax } = replication;
   const { encryption, peer, listen, revive, stateDirectory, sharedMemory } = replication;
@@ -479,6 +514,7 @@ export function formatVmConfig(config: VmConfig): string {
       peer: peer && formatAddress(peer),
       listen: listen && formatAddress(listen),
     }),
+    ...(networkTable === undefined ? {} : { network: networkTable }),
     ...(qemuPath === undefined ? {} : { qemu: { path: qemuPath } }),
     ...(store === undefined ? {} : { store: present({ ...store }) }),
     ...(controlPath === undefined ? {} : { control: { socket: controlPath } }),

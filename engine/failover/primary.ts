@@ -11,6 +11,10 @@
  *  alone, seeding: qemu-lost -> reviving, where that is wanted (revived -> starting)
  * ```
  *
+ * What the guest says while no secondary can take over leaves at once. From the first checkpoint on that
+ * a seeded secondary is sent it is held back, and the guest counts as protected when that checkpoint is
+ * loaded: from the seed alone a secondary would know less than the world has seen.
+ *
  * The guest is let run again as soon as a checkpoint is whole in this engine (early acknowledgment);
  * the next checkpoint is not begun while as many as are allowed are on their way to the secondary. That
  * is the back-pressure, and the guest runs meanwhile.
@@ -32,7 +36,7 @@ export type PrimaryPhase =
   | "alone"
   /** A secondary is being given the mirror. */
   | "seeding"
-  /** The secondary has been given everything, and does not run yet. */
+  /** The secondary has been given everything, and knows nothing of what the guest says since. */
   | "joining"
   /** The secondary can take over. */
   | "protected"
@@ -90,8 +94,12 @@ export type PrimaryEffect =
   | { readonly type: "commit-seed"; readonly epoch: number }
   /** The secondary holds all that it was sent. */
   | { readonly type: "clear-missing" }
+  /** The guest stands still: what it says after checkpoint `epoch` is held back. */
+  | { readonly type: "hold-outputs"; readonly epoch: number }
   /** What the guest said before checkpoint `epoch`, and what was held back, may leave. */
   | { readonly type: "release-outputs"; readonly epoch: number }
+  /** Nobody can take over: whatever the guest says may leave. */
+  | { readonly type: "run-alone" }
   /** `x-colo-lost-heartbeat`: the guest goes on without us. */
   | { readonly type: "release-guest" }
   /** Start QEMU again from the mirror. */
@@ -126,6 +134,7 @@ export class PrimaryMachine {
   #inFlight: number[] = [];
   #seedPasses = 0;
   #seedHolds = false;
+  #seedEpoch = 0;
   #held = false;
   readonly #policy: CheckpointPolicy;
   readonly #inFlightMax: number;
@@ -180,6 +189,7 @@ export class PrimaryMachine {
       case "seed-sent":
         this.#require(event, "seeding");
         this.#inFlight = [event.epoch];
+        this.#seedEpoch = event.epoch;
         return [
           { type: "commit-seed", epoch: event.epoch },
           this.#become("joining", "the secondary has been sent everything"),
@@ -199,11 +209,15 @@ export class PrimaryMachine {
         ];
       case "loaded":
         if (this.#phase !== "joining") return [];
+        if (event.epoch === this.#seedEpoch) {
+          this.#policy.demand();
+          return [];
+        }
         return [this.#become("protected", `the secondary holds checkpoint ${event.epoch}`)];
       case "replica-lost":
         if (!this.#replicated && this.#phase !== "seeding") return [];
         this.#inFlight = [];
-        return [this.#become("alone", event.reason)];
+        return [{ type: "run-alone" }, this.#become("alone", event.reason)];
       case "demand":
         this.#policy.demand();
         return [];
@@ -223,7 +237,11 @@ export class PrimaryMachine {
         this.#requested = false;
         this.#underWay = false;
         this.#inFlight = [];
-        return [{ type: "release-guest" }, this.#become("unattended", event.reason)];
+        return [
+          { type: "release-guest" },
+          { type: "run-alone" },
+          this.#become("unattended", event.reason),
+        ];
       case "guest-ended":
         return [
           { type: "tell-goodbye", reason: event.reason },
@@ -264,7 +282,11 @@ export class PrimaryMachine {
       return [{ type: "acknowledge" }, { type: "absorb" }, { type: "release-outputs", epoch }];
     }
     this.#inFlight.push(epoch);
-    return [{ type: "acknowledge" }, { type: "send", epoch, load: this.#load }];
+    return [
+      { type: "hold-outputs", epoch },
+      { type: "acknowledge" },
+      { type: "send", epoch, load: this.#load },
+    ];
   }
 
   /** Begin a checkpoint when it is due and nothing stands in its way. */

@@ -11,6 +11,7 @@ import type { FromKeeper, Target } from "../image/keeper.ts";
 import type { HeldCheckpoint, Recovery } from "../image/store.ts";
 import { type ImagePlace, imagePlace } from "./image_directory.ts";
 import { ImagePort } from "./image_port.ts";
+import type { FilterMonitor } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { StandbyQemu } from "./standby_qemu.ts";
 
@@ -83,6 +84,17 @@ export class ImageSide implements ReplicaSide {
     }
     this.#image.tell(effect.command);
   }
+
+  get monitor(): FilterMonitor | undefined {
+    return this.#standby?.qmp;
+  }
+
+  loaded(): void {}
+
+  /** No VM runs that could say or hear anything. */
+  connect(): void {}
+
+  frames(): void {}
 
   room(): Promise<void> {
     return this.#image.room();

@@ -6,9 +6,12 @@
 
 import type { ReplicaEffect } from "../checkpoint/replica.ts";
 import { LocalProtocolError, QemuError } from "../errors.ts";
-import { eventTimeMs } from "../qmp/mod.ts";
+import type { LinkConnection, Message } from "../link/mod.ts";
+import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
 import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
+import { filteredNics } from "./nics.ts";
 import { ReplicaPort } from "./replica_port.ts";
+import { SecondaryPackets } from "./secondary_packets.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { startVm, type Vm } from "./start_vm.ts";
 
@@ -26,12 +29,18 @@ export class LiveSide implements ReplicaSide {
   #starting: Promise<void> = Promise.resolve();
   #vm: Vm | undefined;
   #port: ReplicaPort | undefined;
+  #packets: SecondaryPackets | undefined;
+  #primary: LinkConnection | undefined;
   #resumedMs: number | undefined;
   #earlyDeaths = 0;
   #over = false;
 
   constructor(options: SideOptions) {
     this.#options = options;
+  }
+
+  get monitor(): QmpClient | undefined {
+    return this.#vm?.qmp;
   }
 
   /** @throws {QemuError} when QEMU cannot be started; nothing is left running */
@@ -44,6 +53,11 @@ export class LiveSide implements ReplicaSide {
     vm.qmp.on("RESUME", (event) => this.#resumedMs = eventTimeMs(event));
     const path = `${directory}/replica.sock`;
     await Deno.remove(path).catch(() => {});
+    const notice = (text: string) => report({ event: "notice", atMs: Date.now(), text });
+    const packets = await SecondaryPackets.install(vm.qmp, filteredNics(config), directory, notice);
+    this.#packets = packets;
+    packets.connect(this.#primary);
+    vm.process.exited.then(() => packets.close());
     await beginSecondary(vm.qmp, qemu.capabilities, path);
     const port = await ReplicaPort.connect(path);
     this.#port = port;
@@ -69,9 +83,24 @@ export class LiveSide implements ReplicaSide {
       case "prepare":
         this.#prepare().catch((error) => this.#options.events.failed(error));
         return;
+      case "stopped":
+        return this.#packets?.stopped(effect.epoch);
       default:
         throw new LocalProtocolError(`Cannot do ${effect.type}: a QEMU runs along`);
     }
+  }
+
+  loaded(epoch: number): void {
+    this.#packets?.loaded(epoch);
+  }
+
+  connect(primary: LinkConnection | undefined): void {
+    this.#primary = primary;
+    this.#packets?.connect(primary);
+  }
+
+  frames(message: Extract<Message, { type: "frames" }>): void {
+    this.#packets?.received(message);
   }
 
   async room(): Promise<void> {
@@ -84,7 +113,9 @@ export class LiveSide implements ReplicaSide {
     const port = this.#port;
     this.#port = undefined;
     try {
-      return await takeOver(this.#vm!.qmp, () => this.#resumedMs);
+      const atMs = await takeOver(this.#vm!.qmp, () => this.#resumedMs);
+      await this.#packets?.release();
+      return atMs;
     } finally {
       port?.close();
     }

@@ -26,6 +26,8 @@ import { CapturePort } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
+import { filteredNics, NicPlugs } from "./nics.ts";
+import { PrimaryPackets } from "./primary_packets.ts";
 import { ReplicaSender } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
 import { openControl, primaryCommands } from "./primary_control.ts";
@@ -47,8 +49,6 @@ export interface PrimaryHostOptions {
   readonly answerMs?: number | undefined;
   /** Threads that encode checkpoints; as many as suit the machine when left out. */
   readonly encoders?: number | undefined;
-  /** Called when what the guest said before this checkpoint may leave: it would survive a failure. */
-  readonly onOutputsReleased?: (epoch: number) => void;
 }
 
 /** How a primary ended. */
@@ -99,6 +99,9 @@ export class PrimaryHost {
   #capture: Capture | undefined;
   #link: Link | undefined;
   #sender: ReplicaSender | undefined;
+  readonly #plugs: NicPlugs;
+  /** The network of the VM, once a secondary has come. */
+  #packets: PrimaryPackets | undefined;
   /** What is being sent; settled before the loss of a link is acted upon. */
   #sending: Promise<void> = Promise.resolve();
   #seedBeganMs = 0;
@@ -119,6 +122,7 @@ export class PrimaryHost {
     this.#machine = new PrimaryMachine(options.config.replication, performance.now());
     this.#port = new CapturePort(`${options.directory}/capture.sock`);
     this.#log = new CheckpointLog(options.report);
+    this.#plugs = new NicPlugs(options.config);
     const { vm, store } = options.config;
     this.#saver = store && new Saver(store.directory, vm.name, store.retain);
   }
@@ -140,6 +144,7 @@ export class PrimaryHost {
         : await restoreVm({ config, qemu, directory, report, source: restore });
       this.#vm = vm;
       this.#watch(vm);
+      await this.#plugs.install("primary");
       await this.#openControl(vm);
       await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
       this.#capturing = this.#captureAgainAndAgain(vm);
@@ -220,6 +225,8 @@ export class PrimaryHost {
     vm.qmp.on("SHUTDOWN", () => this.#shutDown = true);
     this.#watchForDeath(vm);
     vm.process.exited.then(async (exit) => {
+      this.#packets?.close();
+      this.#packets = undefined;
       if (this.#over) return;
       const ordered = this.#shutDown && exit.code === 0;
       const seedSent = this.#machine.phase === "joining";
@@ -373,6 +380,9 @@ export class PrimaryHost {
       case "request":
         this.#step({ type: "request" });
         break;
+      case "stopped":
+        this.#packets?.stopped(event.epoch);
+        break;
       case "whole":
         this.#log.captured(event.epoch, event.pages);
         this.#step({ type: "whole", epoch: event.epoch });
@@ -410,6 +420,7 @@ export class PrimaryHost {
     let reason = "the link to the secondary broke";
     let ready = false;
     const watch = this.#watchLink(link);
+    const packets = this.#readPackets(link);
     try {
       for await (const message of link.bulk.receive()) {
         if (message.type === "replicaFailed") {
@@ -434,10 +445,42 @@ export class PrimaryHost {
       closeLink(link);
       this.#sender?.cancel();
       for (let sending; sending !== this.#sending;) await (sending = this.#sending);
+      await packets;
       this.#link = undefined;
       this.#sender = undefined;
       if (!this.#over) this.#step({ type: "replica-lost", reason });
     }
+  }
+
+  /** What a secondary VM says, until the link is gone. */
+  async #readPackets(link: Link): Promise<void> {
+    try {
+      for await (const message of link.packets.receive()) {
+        if (message.type === "frames") this.#packets?.received(message);
+      }
+    } catch (error) {
+      // Whoever closes the link says why himself.
+      if (!(error instanceof LinkError)) this.#notice(messageOf(error));
+    } finally {
+      closeLink(link);
+    }
+  }
+
+  /** Have the network of the VM led through this engine. */
+  async #guard(link: Link): Promise<void> {
+    const { config, directory } = this.#options;
+    const { replication: { mode }, network } = config;
+    this.#packets ??= await PrimaryPackets.install({
+      monitor: this.#vm!.qmp,
+      nics: filteredNics(config),
+      mode,
+      timeoutMs: network.timeoutMs,
+      excluded: network.excluded,
+      directory,
+      demand: () => this.#step({ type: "demand" }),
+      notice: (text) => this.#notice(text),
+    });
+    await this.#packets.guard(link.packets);
   }
 
   /** Give up a link on which nothing moves though the secondary owes an answer: it may have lost a byte. */
@@ -458,10 +501,16 @@ export class PrimaryHost {
 
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
   async #begin(link: Link): Promise<void> {
-    while (this.#machine.phase !== "alone") {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      if (this.#done || this.#link !== link) return;
-    }
+    const over = () => this.#done || this.#link !== link;
+    const isAlone = () => this.#machine.phase === "alone";
+    do {
+      while (!isAlone()) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        if (over()) return;
+      }
+      await this.#guard(link);
+    } while (!isAlone() && !over());
+    if (over()) return this.#packets?.runAlone();
     const [capture, encoders] = [this.#capture!, this.#encoders!];
     encoders.attach(capture.mirror);
     this.#sender = new ReplicaSender(capture, link.bulk, encoders);
@@ -470,10 +519,10 @@ export class PrimaryHost {
   }
 
   #answered(type: "committed" | "loaded", epoch: number): void {
-    const seeded = this.#machine.phase === "joining" && type === "loaded";
+    const { phase } = this.#machine;
     this.#step({ type, epoch });
     if (type === "committed") this.#log.committed(epoch);
-    if (!seeded) return;
+    if (phase !== "joining" || this.#machine.phase !== "protected") return;
     this.#options.report({
       event: "seeded",
       atMs: Date.now(),
@@ -506,8 +555,12 @@ export class PrimaryHost {
         return this.#send((sender) => sender.commit(effect.epoch, true));
       case "clear-missing":
         return capture.mirror.clearMissing();
+      case "hold-outputs":
+        return this.#packets?.begin(effect.epoch);
       case "release-outputs":
-        return this.#options.onOutputsReleased?.(effect.epoch);
+        return this.#packets?.committed(effect.epoch);
+      case "run-alone":
+        return this.#packets?.runAlone();
       case "revive":
         this.#reviving = this.#revive(effect.reason).catch((error) => this.#notRevived(error));
         return;
@@ -583,7 +636,9 @@ export class PrimaryHost {
     if (this.#link !== undefined) closeLink(this.#link);
     this.#port.close();
     await this.#reviving;
+    await this.#packets?.close();
     await this.#vm?.stop();
+    for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
 }
 

@@ -6,7 +6,9 @@
 
 import type { ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
 import type { VmConfig } from "../config/mod.ts";
+import type { LinkConnection, Message } from "../link/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
+import type { FilterMonitor } from "./packet_filters.ts";
 import type { Reporter } from "./report.ts";
 
 /** What a side has to say. */
@@ -32,10 +34,22 @@ export interface SideOptions {
 
 /** One side. */
 export interface ReplicaSide {
+  /** The monitor of the QEMU that would take over, if there is one. */
+  readonly monitor: FilterMonitor | undefined;
   /** Fulfilled when it can be seeded. */
   start(): Promise<void>;
   /** Do what the replica wants done; `loaded` is for others. */
   do(effect: Exclude<ReplicaEffect, { type: "loaded" }>): void;
+  /** The VM runs, or would run, from this checkpoint. */
+  loaded(epoch: number): void;
+  /** Where frames of a VM that runs along go to: the primary's engine, or nobody. */
+  connect(packets: LinkConnection | undefined): void;
+  /**
+   * The primary VM has received something.
+   *
+   * @throws {WireError} when it makes no sense
+   */
+  frames(message: Extract<Message, { type: "frames" }>): void;
   /** Fulfilled when there is room for more of a seed. */
   room(): Promise<void>;
   /** Throw the QEMU away that is the guest's copy, and start a fresh one. */

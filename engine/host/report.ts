@@ -35,7 +35,7 @@ export type Report =
   | {
     readonly event: "seeded";
     readonly atMs: number;
-    /** From the connection of the secondary until its VM was ready. */
+    /** From the connection of the secondary until it could take over. */
     readonly durationMs: number;
     readonly wireBytes: number;
   }

@@ -8,7 +8,15 @@
 import { ImageReplica } from "../checkpoint/image_replica.ts";
 import { LiveReplica } from "../checkpoint/live_replica.ts";
 import { requireListen, type VmConfig } from "../config/mod.ts";
-import { LinkError, QemuError, QmpError, StoreError, StreamError, WireError } from "../errors.ts";
+import {
+  LinkError,
+  messageOf,
+  QemuError,
+  QmpError,
+  StoreError,
+  StreamError,
+  WireError,
+} from "../errors.ts";
 import {
   type SecondaryEffect,
   type SecondaryEvent,
@@ -27,6 +35,8 @@ import { ENGINE_VERSION } from "../version.ts";
 import type { Qemu } from "../vm/mod.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
+import { NicPlugs } from "./nics.ts";
+import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
 
@@ -52,6 +62,7 @@ export class SecondaryHost {
   readonly #machine: SecondaryMachine;
   readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
+  readonly #plugs: NicPlugs;
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
   #link: Link | undefined;
@@ -66,6 +77,7 @@ export class SecondaryHost {
       isLive ? new LiveReplica(options.heldBytesMax) : new ImageReplica()
     );
     this.#address = requireListen(options.config);
+    this.#plugs = new NicPlugs(options.config);
     // It may be rejected before anybody waits for it.
     this.#ended.promise.catch(() => {});
   }
@@ -84,6 +96,7 @@ export class SecondaryHost {
       const side = this.#createSide();
       this.#side = side;
       await side.start();
+      await this.#plugs.install("secondary");
       if (this.#options.takeOver) this.#takeOverUnasked();
       this.#acceptPrimaries(listener).catch((error) => this.#fail(error));
       return await this.#ended.promise;
@@ -176,9 +189,11 @@ export class SecondaryHost {
         closeLink(link);
       }
     };
+    this.#side?.connect(link.packets);
     this.#step({ type: "link-up" });
     await Promise.all([read(link.control), read(link.bulk), read(link.packets)]);
     this.#link = undefined;
+    this.#side?.connect(undefined);
     if (this.#over) return;
     this.#step({ type: "link-lost", reason: reason ?? "the link to the primary broke" });
   }
@@ -197,6 +212,8 @@ export class SecondaryHost {
         return this.#step({ type: "commit", epoch: message.epoch, commit: message });
       case "primaryLost":
         return this.#step({ type: "primary-lost", reason: message.reason });
+      case "frames":
+        return this.#side?.frames(message);
       case "goodbye":
         this.#step({ type: "goodbye", reason: message.reason });
         if (this.#machine.phase === "ended") this.#ended.resolve("guest-ended");
@@ -230,12 +247,14 @@ export class SecondaryHost {
       case "write":
       case "prepare":
       case "image":
+      case "stopped":
         return this.#side?.do(effect);
       case "tell-ready":
         return this.#tell({ type: "replicaReady" });
       case "tell-committed":
         return this.#tell({ type: "committed", epoch: effect.epoch });
       case "tell-loaded":
+        this.#side?.loaded(effect.epoch);
         this.#options.report({ event: "loaded", atMs: Date.now(), epoch: effect.epoch });
         return this.#tell({ type: "loaded", epoch: effect.epoch });
       case "tell-failed":
@@ -253,8 +272,15 @@ export class SecondaryHost {
   }
 
   async #takeOver(reason: string): Promise<void> {
-    const atMs = await this.#side!.takeOver();
+    const side = this.#side!;
+    const [atMs] = await Promise.all([
+      side.takeOver(),
+      this.#plugs.failOver().catch((error) => this.#notice(messageOf(error))),
+    ]);
     const { epoch } = this.#machine;
+    if (side.monitor !== undefined) {
+      announce(side.monitor).catch((error) => this.#notice(messageOf(error)));
+    }
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
@@ -284,5 +310,6 @@ export class SecondaryHost {
     const { phase } = this.#machine;
     const keep = this.#failed || phase === "orphaned" || phase === "starting";
     await this.#side?.stop(keep);
+    for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
 }

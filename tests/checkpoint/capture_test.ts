@@ -53,7 +53,10 @@ Deno.test("Capture answers a primary in the order that QEMU expects", () => {
   assertEquals(feed(capture, REQUEST), [{ type: "request" }]);
   assertEquals(capture.reply(), Uint8Array.of(0, 0, 0, 2));
   const checkpoint = checkpointStream(PAGES.slice(1));
-  assertEquals(feed(capture, checkpoint.subarray(4)), [{ type: "whole", epoch: 1, pages: 1 }]);
+  assertEquals(feed(capture, checkpoint.subarray(4)), [
+    { type: "stopped", epoch: 1 },
+    { type: "whole", epoch: 1, pages: 1 },
+  ]);
   assertEquals(capture.acknowledge(), [Uint8Array.of(0, 0, 0, 5), Uint8Array.of(0, 0, 0, 6)]);
   assertEquals(capture.state, "idle");
 });

@@ -49,7 +49,7 @@ function checkpoint(capture: Capture, pages: readonly SamplePage[]): void {
   assertEquals(feed(capture, bytes.subarray(0, 4)), [{ type: "request" }]);
   capture.reply();
   const events = feed(capture, bytes.subarray(4));
-  assertEquals(events.map((event) => event.type), ["whole"]);
+  assertEquals(events.map((event) => event.type), ["stopped", "whole"]);
   capture.acknowledge();
 }
 

@@ -37,13 +37,21 @@ const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "revived": { type: "revived" },
 };
 
-/** How to get into each phase. In `joining` and `protected` checkpoint 1 is the seed. */
+/** How to get into each phase; a request is made at time 0. In `joining` checkpoint 1 is the seed. */
 const WAYS: Readonly<Record<PrimaryPhase, readonly (PrimaryEvent["type"] | PrimaryEvent)[]>> = {
   starting: [],
   alone: ["initial"],
   seeding: ["initial", "replica-ready"],
   joining: ["initial", "replica-ready", "seed-sent"],
-  protected: ["initial", "replica-ready", "seed-sent", "committed", "loaded"],
+  protected: [
+    ...["initial", "replica-ready"] as const,
+    { type: "seed-sent", epoch: 0 },
+    { type: "committed", epoch: 0 },
+    { type: "loaded", epoch: 0 },
+    "request",
+    { type: "whole", epoch: 1 },
+    ...["encoded", "committed", "loaded"] as const,
+  ],
   unattended: ["initial", "capture-lost"],
   reviving: ["initial", { type: "qemu-lost", reason: "killed", revivable: true }],
   ended: ["qemu-lost"],
@@ -57,26 +65,28 @@ const TABLE = `
                starting        alone                       seeding                     joining                protected         unattended      reviving        ended
 initial        ready,>alone    !                           !                           !                      !                 ready,>alone    !               -
 request        !               wake                        wake                        -                      wake              !               !               -
-whole          !               acknowledge,absorb,outputs  acknowledge,absorb,outputs  acknowledge,send       acknowledge,send  !               !               -
+whole          !               acknowledge,absorb,outputs  acknowledge,absorb,outputs  hold,acknowledge,send  hold,acknowledge,send  !               !               -
 replica-ready  -               >seeding,seed               -                           -                      -                 -               -               -
 seed-pass      -               -                           -                           -                      -                 -               -               -
 seed-sent      !               !                           commit-seed,>joining        !                      !                 !               !               -
 encoded        -               -                           -                           -                      -                 -               -               -
 committed      -               -                           -                           outputs,clear-missing  -                 -               -               -
-loaded         -               -                           -                           >protected             -                 -               -               -
-replica-lost   -               -                           >alone                      >alone                 >alone            -               -               -
+loaded         -               -                           -                           -                      -                 -               -               -
+replica-lost   -               -                           alone,>alone                alone,>alone           alone,>alone      -               -               -
 demand         -               -                           -                           -                      -                 -               -               -
 hold           -               -                           -                           -                      -                 -               -               -
 release        -               -                           -                           -                      -                 -               -               -
 paused         -               -                           -                           -                      -                 -               -               -
 tick           -               -                           -                           -                      -                 -               -               -
-capture-lost   release,>unatt  release,>unatt              release,>unatt              release,>unatt         release,>unatt    release,>unatt  -               -
+capture-lost   release,alone,>unatt  release,alone,>unatt              release,alone,>unatt              release,alone,>unatt         release,alone,>unatt    release,alone,>unatt  -               -
 guest-ended    goodbye,>ended  goodbye,>ended              goodbye,>ended              goodbye,>ended         goodbye,>ended    goodbye,>ended  goodbye,>ended  -
 qemu-lost      lost,>ended     lost,>ended                 lost,>ended                 lost,>ended            lost,>ended       lost,>ended     lost,>ended     -
 revived        !               !                           !                           !                      !                 !               >starting       -
 `;
 
 const SHORT: Readonly<Record<string, string>> = {
+  "hold-outputs": "hold",
+  "run-alone": "alone",
   "release-guest": "release",
   "release-outputs": "outputs",
   "tell-goodbye": "goodbye",
@@ -94,8 +104,13 @@ function machineIn(
   phase: PrimaryPhase,
   options: PrimaryOptions = OPTIONS,
 ): PrimaryMachine {
-  const machine = new PrimaryMachine(options, 0);
-  for (const way of WAYS[phase]) machine.step(typeof way === "string" ? EVENTS[way] : way, 0);
+  // The first checkpoint that a secondary is to load is taken as soon as may be.
+  let nowMs = phase === "protected" ? -options.minIntervalMs : 0;
+  const machine = new PrimaryMachine(options, nowMs);
+  for (const way of WAYS[phase]) {
+    if (way === "request") nowMs = 0;
+    machine.step(typeof way === "string" ? EVENTS[way] : way, nowMs);
+  }
   assertEquals(machine.phase, phase);
   return machine;
 }
@@ -198,8 +213,9 @@ function take(machine: PrimaryMachine, epoch: number, nowMs: number): [number, P
   if (first.type === "wake") {
     assertEquals(machine.step(EVENTS.tick, beganMs), [{ type: "reply" }]);
   }
-  const [acknowledge, fate] = machine.step({ type: "whole", epoch }, beganMs);
-  assertEquals(acknowledge, { type: "acknowledge" });
+  const effects = machine.step({ type: "whole", epoch }, beganMs);
+  assert(effects.some(({ type }) => type === "acknowledge"));
+  const fate = effects.find(({ type }) => type === "send" || type === "absorb");
   machine.step(EVENTS.encoded, beganMs);
   machine.step({ type: "committed", epoch }, beganMs);
   return [beganMs, fate!];
@@ -251,7 +267,7 @@ Deno.test("PrimaryMachine follows a micro-checkpoint with one to be loaded when 
   assertEquals(machine.step(EVENTS.tick, 100), [{ type: "reply" }]);
   machine.step(EVENTS.demand, 101);
   const micro = { type: "send", epoch: 2, load: false };
-  assertEquals(machine.step({ type: "whole", epoch: 2 }, 105)[1], micro as PrimaryEffect);
+  assertEquals(machine.step({ type: "whole", epoch: 2 }, 105)[2], micro as PrimaryEffect);
   machine.step(EVENTS.encoded, 110);
   machine.step({ type: "committed", epoch: 2 }, 110);
   assertEquals(take(machine, 3, 111), [150, { type: "send", epoch: 3, load: true }]);
@@ -278,7 +294,7 @@ Deno.test("PrimaryMachine takes the held checkpoint when the secondary is lost w
   machine.step({ type: "seed-pass", missingPages: 0 }, 0);
   machine.step(EVENTS.request, 0);
   assertEquals(machine.step(EVENTS.tick, 600), []);
-  assertEquals(describe(machine.step(EVENTS["replica-lost"], 601)), ">alone,reply");
+  assertEquals(describe(machine.step(EVENTS["replica-lost"], 601)), "alone,>alone,reply");
 });
 
 /** The rules that hold whatever happens, checked effect by effect. */
@@ -294,6 +310,7 @@ class Rules {
   /** Whether the checkpoint that was begun last must be loaded. */
   #mustLoad = true;
   #demanded = false;
+  #seedEpoch = -1;
   #held = false;
   micros = 0;
   /** A checkpoint whose fate is open: it was acknowledged, but neither taken in nor sent. */
@@ -305,6 +322,9 @@ class Rules {
     if (this.phase === "ended") return;
     if (event.type === "request") this.#requested = true;
     if (event.type === "demand") this.#demanded = true;
+    if (event.type === "loaded" && this.phase === "joining" && event.epoch === this.#seedEpoch) {
+      this.#demanded = true;
+    }
     if (event.type === "hold" || event.type === "release") this.#held = event.type === "hold";
     if (event.type === "replica-ready" && this.phase === "alone") this.#replica = true;
     if (event.type === "replica-lost" || event.type === "capture-lost") {
@@ -364,6 +384,7 @@ class Rules {
         this.#send(effect.type, effect.epoch);
         break;
       case "commit-seed":
+        this.#seedEpoch = effect.epoch;
         this.#send(effect.type, effect.epoch);
         break;
       case "seed":
@@ -640,8 +661,7 @@ Deno.test("PrimaryMachine has QEMU started again only where no secondary can tak
 });
 
 Deno.test("PrimaryMachine lets out what the guest said before a checkpoint when that is committed", () => {
-  const machine = new PrimaryMachine({ ...OPTIONS, inFlightMax: 2 }, 0);
-  for (const type of WAYS.protected) machine.step(EVENTS[type as PrimaryEvent["type"]], 0);
+  const machine = machineIn("protected", { ...OPTIONS, inFlightMax: 2 });
   const released = (event: PrimaryEvent) =>
     machine.step(event, 0).flatMap((effect) =>
       effect.type === "release-outputs" ? [effect.epoch] : []
@@ -654,4 +674,22 @@ Deno.test("PrimaryMachine lets out what the guest said before a checkpoint when 
   // Without a secondary there is nobody to wait for.
   machine.step(EVENTS["replica-lost"], 0);
   assertEquals(released({ type: "whole", epoch: 4 }), [4]);
+});
+
+Deno.test("PrimaryMachine is protected when a checkpoint is loaded whose outputs were held back", () => {
+  const machine = machineIn("joining");
+  machine.step(EVENTS.committed, 0);
+  assertEquals(
+    describe(machine.step(EVENTS.loaded, 0)),
+    "-",
+    "the world has seen more than the seed",
+  );
+  // It is not waited for until the period is over.
+  assertEquals(machine.step(EVENTS.request, 10), [{ type: "wake", atMs: 50 }]);
+  assertEquals(machine.step(EVENTS.tick, 50), [{ type: "reply" }]);
+  const held = machine.step({ type: "whole", epoch: 2 }, 55);
+  assertEquals(held[0], { type: "hold-outputs", epoch: 2 });
+  machine.step({ type: "committed", epoch: 2 }, 60);
+  assertEquals(machine.phase, "joining");
+  assertEquals(describe(machine.step({ type: "loaded", epoch: 2 }, 65)), ">protected");
 });

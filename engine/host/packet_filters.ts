@@ -1,0 +1,199 @@
+/**
+ * QEMU's net filters, which lead a network card's frames through this engine. They are added to a VM
+ * that runs, in this order:
+ *
+ * ```text
+ *  primary     mirror   netdev -> guest   a copy of each frame to `mirror`       (mode colo)
+ *              in       frames from `in` go on to the netdev
+ *              out      guest -> netdev   each frame to `out` instead
+ *  secondary   in       frames from `in` go on to the guest
+ *              out      guest -> netdev   each frame to `out` instead
+ *              rewrite  maps the TCP sequence numbers of the secondary's own connections
+ * ```
+ *
+ * On the way from the guest the filters are passed last one first: with `out` added before `in`, what
+ * comes from `in` would go to `out` again, without end. `rewrite` stays after a takeover: connections
+ * that it has begun to map would break.
+ *
+ * Sources: QEMU `net/filter-mirror.c`, `net/filter-rewriter.c`, `docs/system/qemu-colo.rst`.
+ *
+ * @module
+ */
+
+import type { QmpClient } from "../qmp/mod.ts";
+import { UnixSocket } from "./unix_socket.ts";
+
+/** A network card to be led through this engine. */
+export interface FilteredNic {
+  /** Id of its netdev. */
+  readonly id: string;
+  /** Whether its frames carry a vnet header. */
+  readonly vnetHeader: boolean;
+}
+
+/** What a chardev is for. */
+type Port = "mirror" | "in" | "out";
+
+type FilterName = Port | "rewrite";
+
+/** The monitor, as far as it is needed here. */
+export type FilterMonitor = Pick<QmpClient, "execute">;
+
+/** Sockets to a primary's filters. */
+export interface PrimarySockets {
+  /** What the guest is sent; only where a secondary VM runs along. */
+  readonly mirror: UnixSocket | undefined;
+  /** What the guest sends. */
+  readonly out: UnixSocket;
+  /** What leaves. */
+  readonly in: UnixSocket;
+}
+
+/** Sockets to a secondary's filters. */
+export interface SecondarySockets {
+  readonly in: UnixSocket;
+  readonly out: UnixSocket;
+}
+
+/**
+ * Add a primary's filters, switched off: frames pass them by.
+ *
+ * @param mirrored Whether a secondary VM is to receive what the guest receives
+ * @param directory For the sockets
+ * @throws {QmpError} when QEMU does not take them
+ * @throws {QemuError} when QEMU's sockets cannot be connected to
+ */
+export async function addPrimaryFilters(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+  mirrored: boolean,
+  directory: string,
+): Promise<PrimarySockets> {
+  const socket = (port: Port) => openChardev(monitor, nic, port, directory);
+  const sockets = {
+    mirror: mirrored ? await socket("mirror") : undefined,
+    out: await socket("out"),
+    in: await socket("in"),
+  };
+  if (mirrored) {
+    await addFilter(monitor, nic, "mirror", {
+      "qom-type": "filter-mirror",
+      queue: "tx",
+      outdev: chardevId(nic, "mirror"),
+      status: "off",
+    });
+  }
+  // It takes nothing out of the guest's way, and so can stay switched on.
+  await addFilter(monitor, nic, "in", {
+    "qom-type": "filter-redirector",
+    queue: "rx",
+    indev: chardevId(nic, "in"),
+  });
+  await addFilter(monitor, nic, "out", {
+    "qom-type": "filter-redirector",
+    queue: "rx",
+    outdev: chardevId(nic, "out"),
+    status: "off",
+  });
+  return sockets;
+}
+
+/** Lead a primary's frames through this engine, or past it. */
+export async function switchPrimaryFilters(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+  mirrored: boolean,
+  on: boolean,
+): Promise<void> {
+  for (const name of mirrored ? ["mirror", "out"] as const : ["out"] as const) {
+    await monitor.execute("qom-set", {
+      path: `/objects/${filterId(nic, name)}`,
+      property: "status",
+      value: on ? "on" : "off",
+    });
+  }
+}
+
+/**
+ * Add a secondary's filters.
+ *
+ * @throws {QmpError} when QEMU does not take them
+ * @throws {QemuError} when QEMU's sockets cannot be connected to
+ */
+export async function addSecondaryFilters(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+  directory: string,
+): Promise<SecondarySockets> {
+  const sockets = {
+    in: await openChardev(monitor, nic, "in", directory),
+    out: await openChardev(monitor, nic, "out", directory),
+  };
+  await addFilter(monitor, nic, "in", {
+    "qom-type": "filter-redirector",
+    queue: "tx",
+    indev: chardevId(nic, "in"),
+  });
+  await addFilter(monitor, nic, "out", {
+    "qom-type": "filter-redirector",
+    queue: "rx",
+    outdev: chardevId(nic, "out"),
+  });
+  await addFilter(monitor, nic, "rewrite", { "qom-type": "filter-rewriter", queue: "all" });
+  return sockets;
+}
+
+/** Give a secondary's network card its netdev. */
+export async function removeSecondaryFilters(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+): Promise<void> {
+  for (const name of ["out", "in"] as const) {
+    await monitor.execute("object-del", { id: filterId(nic, name) });
+    await monitor.execute("chardev-remove", { id: chardevId(nic, name) });
+  }
+}
+
+/** Let the network know that the guest is here now. Times in milliseconds, as QEMU's own COLO has them. */
+export async function announce(monitor: FilterMonitor): Promise<void> {
+  await monitor.execute("announce-self", { initial: 50, max: 550, rounds: 5, step: 100 });
+}
+
+function filterId({ id }: FilteredNic, name: FilterName): string {
+  return `colo-${id}-${name}`;
+}
+
+function chardevId({ id }: FilteredNic, port: Port): string {
+  return `colo-${id}-${port}-socket`;
+}
+
+async function openChardev(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+  port: Port,
+  directory: string,
+): Promise<UnixSocket> {
+  const path = `${directory}/${nic.id}-${port}-${crypto.randomUUID().slice(0, 8)}`;
+  await monitor.execute("chardev-add", {
+    id: chardevId(nic, port),
+    backend: {
+      type: "socket",
+      data: { addr: { type: "unix", data: { path } }, server: true, wait: false },
+    },
+  });
+  return new UnixSocket(path);
+}
+
+async function addFilter(
+  monitor: FilterMonitor,
+  { id, vnetHeader }: FilteredNic,
+  name: FilterName,
+  properties: { readonly "qom-type": string; readonly [property: string]: unknown },
+): Promise<void> {
+  await monitor.execute("object-add", {
+    ...properties,
+    id: filterId({ id, vnetHeader }, name),
+    netdev: id,
+    vnet_hdr_support: vnetHeader,
+  });
+}
