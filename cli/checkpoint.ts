@@ -1,24 +1,16 @@
 /** `colo checkpoint`: save a running VM, and look after what was saved. */
 
 import { Command } from "@commander-js/extra-typings";
-import { loadVmConfig } from "../engine/config/mod.ts";
-import { defaultControlPath } from "../engine/control/mod.ts";
-import {
-  ColoError,
-  ConfigError,
-  messageOf,
-  QmpCommandError,
-  StoreError,
-} from "../engine/errors.ts";
+import { StoreError } from "../engine/errors.ts";
 import type { SavedOverControl } from "../engine/host/mod.ts";
 import { formatBytes } from "../engine/host/mod.ts";
-import { QmpClient } from "../engine/qmp/mod.ts";
 import {
   type CheckpointMetadata,
   prepareRamImage,
   removeRamImage,
   type StoredCheckpoint,
 } from "../engine/store/mod.ts";
+import { askEngine, findSocket } from "./_control.ts";
 import { EXIT } from "./exit_codes.ts";
 import { findStore, openStore } from "./_store.ts";
 
@@ -45,7 +37,12 @@ function saveCommand() {
     .option("--socket <path>", "its control socket, where it is not the one of the config")
     .option("--json", "print one JSON object")
     .action(async (name, options) => {
-      const saved = await saveOver(await findSocket(options), name);
+      const saved = await askEngine(
+        await findSocket(options),
+        "colo-checkpoint-save",
+        { name },
+        SAVE_TIMEOUT_MS,
+      ) as SavedOverControl;
       if (options.json) return console.log(JSON.stringify(saved));
       console.log(
         `checkpoint ${saved.epoch} saved as ${name}: ${saved.full ? "all" : "what changed"}, ` +
@@ -56,34 +53,6 @@ function saveCommand() {
       const failure = saved["retain-failure"];
       if (failure !== undefined) console.error(`colo: ${failure}`);
     });
-}
-
-async function findSocket(options: { config?: string; socket?: string }): Promise<string> {
-  if (options.socket !== undefined) return options.socket;
-  if (options.config === undefined) {
-    throw new ConfigError("Cannot tell which VM is meant: give --config vm.toml or --socket PATH");
-  }
-  const config = await loadVmConfig(options.config);
-  return config.controlPath ?? defaultControlPath(config.vm.name);
-}
-
-async function saveOver(socket: string, name: string): Promise<SavedOverControl> {
-  const client = await QmpClient.connect(socket).catch((error) => {
-    throw new ColoError(
-      `Cannot reach the VM at ${socket}: ${messageOf(error)}; does \`colo run\` run?`,
-    );
-  });
-  try {
-    const saved = await client.executeRaw("colo-checkpoint-save", { name }, {
-      timeoutMs: SAVE_TIMEOUT_MS,
-    });
-    return saved as SavedOverControl;
-  } catch (error) {
-    if (error instanceof QmpCommandError) throw new StoreError(error.description);
-    throw error;
-  } finally {
-    await client.close();
-  }
 }
 
 function listCommand() {

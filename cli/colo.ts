@@ -11,6 +11,7 @@
 import { Command, CommanderError } from "@commander-js/extra-typings";
 import { ColoError, ConfigError } from "../engine/errors.ts";
 import { ENGINE_VERSION } from "../engine/version.ts";
+import { bypassCommand } from "./bypass.ts";
 import { checkpointCommand } from "./checkpoint.ts";
 import { demoCommand } from "./demo.ts";
 import { doctorCommand } from "./doctor.ts";
@@ -20,6 +21,7 @@ import { inspectCommand } from "./inspect.ts";
 import { restoreCommand } from "./restore.ts";
 import { runCommand } from "./run.ts";
 import { standbyCommand } from "./standby.ts";
+import { statusCommand } from "./status.ts";
 
 /** The whole command line, as a value: parsing it starts nothing. */
 export function coloCommand() {
@@ -30,6 +32,8 @@ export function coloCommand() {
     .addCommand(demoCommand())
     .addCommand(runCommand())
     .addCommand(standbyCommand())
+    .addCommand(statusCommand())
+    .addCommand(bypassCommand())
     .addCommand(checkpointCommand())
     .addCommand(restoreCommand())
     .addCommand(exportCommand())

@@ -2,8 +2,13 @@
 
 import { Command } from "@commander-js/extra-typings";
 import { loadVmConfig } from "../engine/config/mod.ts";
-import { ConfigError } from "../engine/errors.ts";
-import { PrimaryHost, type RestoreSource, runRestored } from "../engine/host/mod.ts";
+import { ConfigError, QemuError } from "../engine/errors.ts";
+import {
+  PrimaryHost,
+  type RestoreSource,
+  type RunDirectory,
+  runRestored,
+} from "../engine/host/mod.ts";
 import {
   type Chain,
   exportStream,
@@ -14,7 +19,7 @@ import {
 import { findQemu } from "../engine/vm/mod.ts";
 import { WasmKernels } from "../wasm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
-import { inOwnDirectory, interruptible, lineReporter, progress } from "./shared.ts";
+import { inRunDirectory, interruptible, lineReporter, progress } from "./shared.ts";
 import { findStore, openStore } from "./_store.ts";
 
 export function restoreCommand() {
@@ -42,12 +47,13 @@ export function restoreCommand() {
           progress,
         });
         Deno.exitCode = await interruptible((signal) =>
-          inOwnDirectory(async (directory) => {
+          inRunDirectory(config, async (run) => {
+            checkNotRunning(run);
             const source = options.instant
               ? instantSource(chain, place.images)
               : streamSource(chain);
             const report = lineReporter(options.json ?? false);
-            const common = { config, qemu, directory, report };
+            const common = { config, qemu, directory: run.path, run, report };
             if (!isProtected) {
               const end = await runRestored({ ...common, source }, signal);
               return end === "stopped" ? EXIT.INTERRUPTED : exitOf(end);
@@ -66,6 +72,13 @@ export function restoreCommand() {
 
 function exitOf(end: string): number {
   return end === "qemu-lost" ? EXIT.LOST : EXIT.OK;
+}
+
+function checkNotRunning({ record }: RunDirectory): void {
+  if (record?.runsVm !== true) return;
+  throw new QemuError(
+    `Cannot restore: the VM runs already, as process ${record.pid}; end it first`,
+  );
 }
 
 /** QEMU would say it in other words, and only after it was started. */

@@ -5,7 +5,7 @@ import { loadVmConfig, requirePeer } from "../engine/config/mod.ts";
 import { PrimaryHost } from "../engine/host/mod.ts";
 import { findQemu } from "../engine/vm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
-import { inOwnDirectory, interruptible, lineReporter, progress } from "./shared.ts";
+import { inRunDirectory, interruptible, lineReporter, progress } from "./shared.ts";
 
 export function runCommand() {
   return new Command("run")
@@ -21,11 +21,12 @@ export function runCommand() {
       const qemuPath = options.qemu ?? config.qemuPath;
       const qemu = await findQemu({ path: qemuPath, accel, role: "primary", progress });
       Deno.exitCode = await interruptible((signal) =>
-        inOwnDirectory(async (directory) => {
+        inRunDirectory(config, async (run) => {
           const host = new PrimaryHost({
             config,
             qemu,
-            directory,
+            directory: run.path,
+            run,
             report: lineReporter(options.json ?? false),
             recordPath: options.record,
           });

@@ -4,8 +4,9 @@
  * @module
  */
 
+import type { VmConfig } from "../engine/config/mod.ts";
 import { ColoError, messageOf } from "../engine/errors.ts";
-import { formatReport, type Reporter } from "../engine/host/mod.ts";
+import { formatReport, type Reporter, RunDirectory } from "../engine/host/mod.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -39,6 +40,19 @@ export async function inOwnDirectory<T>(work: (directory: string) => Promise<T>)
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
+}
+
+/**
+ * Do work that needs the directory of an engine; see {@linkcode RunDirectory}.
+ *
+ * @throws {ConfigError} when another engine has it
+ */
+export async function inRunDirectory<T>(
+  config: VmConfig,
+  work: (run: RunDirectory) => Promise<T>,
+): Promise<T> {
+  using run = RunDirectory.take(config);
+  return await work(run);
 }
 
 /** Reports as lines on standard output: JSON for programs, or words with the time for people. */

@@ -6,7 +6,7 @@ import { ConfigError } from "../engine/errors.ts";
 import { SecondaryHost } from "../engine/host/mod.ts";
 import { findQemu } from "../engine/vm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
-import { inOwnDirectory, interruptible, lineReporter, progress } from "./shared.ts";
+import { inRunDirectory, interruptible, lineReporter, progress } from "./shared.ts";
 
 export function standbyCommand() {
   return new Command("standby")
@@ -28,9 +28,16 @@ export function standbyCommand() {
       const qemuPath = options.qemu ?? config.qemuPath;
       const qemu = await findQemu({ path: qemuPath, accel, role: "secondary", progress });
       Deno.exitCode = await interruptible((signal) =>
-        inOwnDirectory(async (directory) => {
+        inRunDirectory(config, async (run) => {
           const report = lineReporter(options.json ?? false);
-          const host = new SecondaryHost({ config, qemu, directory, report, takeOver });
+          const host = new SecondaryHost({
+            config,
+            qemu,
+            directory: run.path,
+            run,
+            report,
+            takeOver,
+          });
           signal.addEventListener("abort", () => host.stop());
           const end = await host.run();
           if (signal.aborted) return EXIT.INTERRUPTED;

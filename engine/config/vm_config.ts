@@ -20,7 +20,7 @@
  *
  * [[vm.nics]]
  * mac = "52:54:00:12:34:56"
- * netdev = "user,hostfwd=tcp:127.0.0.1:8080-:80"
+ * netdev = "tap,ifname=tap0,script=no,downscript=no" # or "user,hostfwd=tcp:127.0.0.1:8080-:80"
  * model = "virtio-net-pci"
  * vnetHdr = false
  * bridge = "br0"                 # the tap named by ifname= is put into it: at the start, on a standby when it takes over

@@ -1,5 +1,5 @@
 /**
- * Where the control socket of a VM is, unless its config says otherwise.
+ * Where engines have their sockets, unless a config says otherwise.
  *
  * @module
  */
@@ -7,22 +7,32 @@
 import { ColoError } from "../errors.ts";
 
 /**
- * The path for a VM: `$XDG_RUNTIME_DIR/colo/NAME.sock`, else `/tmp/colo-UID/NAME.sock`.
+ * The path of a VM's control socket: `NAME.sock` in {@linkcode runtimeDirectory}.
  *
- * @throws {ColoError} when the directory belongs to another user, who could listen in our place
+ * @throws {ColoError} as that does
  */
 export function defaultControlPath(vmName: string): string {
+  return `${runtimeDirectory()}/${vmName}.sock`;
+}
+
+/**
+ * Where this user's engines have what lives as long as the machine runs: `$XDG_RUNTIME_DIR/colo`, else
+ * `/tmp/colo-UID`. It may not exist yet.
+ *
+ * @throws {ColoError} when it belongs to another user, who could listen in our place
+ */
+export function runtimeDirectory(): string {
   const runtime = Deno.env.get("XDG_RUNTIME_DIR");
   const user = Deno.uid();
   const directory = runtime ? `${runtime}/colo` : `/tmp/colo-${user}`;
   const info = statOf(directory);
   if (info !== undefined && (!info.isDirectory || info.uid !== user)) {
     throw new ColoError(
-      `Cannot use ${directory} for control sockets: it is no directory of this user's; ` +
-        "set XDG_RUNTIME_DIR or give [control] socket",
+      `Cannot use ${directory} for sockets: it is no directory of this user's; ` +
+        "set XDG_RUNTIME_DIR",
     );
   }
-  return `${directory}/${vmName}.sock`;
+  return directory;
 }
 
 function statOf(path: string): Deno.FileInfo | undefined {

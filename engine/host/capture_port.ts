@@ -20,8 +20,9 @@ export class CapturePort {
   #connection: Deno.UnixConn | undefined;
   #recording: Recording | undefined;
 
-  /** @param path Where to listen; must not exist */
+  /** @param path Where to listen; a socket that an engine has left there is replaced */
   constructor(readonly path: string) {
+    removeIfThere(path);
     this.#listener = Deno.listen({ transport: "unix", path });
   }
 
@@ -106,6 +107,14 @@ export class CapturePort {
     this.disconnect();
     this.#stopRecording();
     this.#listener.close();
+  }
+}
+
+function removeIfThere(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }
 

@@ -7,11 +7,12 @@
 
 import type { PageCounts } from "../checkpoint/page_encoder.ts";
 import { PAGE_BYTES } from "../limits.ts";
-import type { Reporter } from "./report.ts";
+import type { CheckpointCause, Reporter } from "./report.ts";
 
 interface Entry {
   readonly epoch: number;
   readonly dirtyPages: number;
+  readonly cause: CheckpointCause;
   pauseMs?: number;
   pages?: PageCounts;
   wireBytes?: number;
@@ -33,10 +34,10 @@ export class CheckpointLog {
   constructor(readonly report: Reporter) {}
 
   /** A checkpoint is whole, with so many pages that the guest had written. */
-  captured(epoch: number, dirtyPages: number): void {
+  captured(epoch: number, dirtyPages: number, cause: CheckpointCause = "periodic"): void {
     // A guest that is captured anew counts from the beginning: what is open is of the last capture.
     if (this.#open.some((entry) => entry.epoch >= epoch)) this.#open.length = 0;
-    this.#open.push({ epoch, dirtyPages });
+    this.#open.push({ epoch, dirtyPages, cause });
     if (this.#open.length > OPEN_MAX) this.#open.shift();
   }
 
@@ -104,6 +105,7 @@ export class CheckpointLog {
       pages,
       replicated,
       micro,
+      cause: entry.cause,
     });
   }
 }

@@ -188,7 +188,7 @@ export class ImageSide implements ReplicaSide {
 
   /** @returns How it ended, when it has */
   async #standByOnce(target: Target): Promise<{ readonly how: string; readonly orderly: boolean }> {
-    const { config, qemu, directory, report } = this.#options;
+    const { config, qemu, directory, report, run } = this.#options;
     const { imageName, machine, blocks } = target;
     const { shared } = this.#place;
     const memoryPath = shared ? `${this.#place.directory}/${imageName}` : undefined;
@@ -197,6 +197,7 @@ export class ImageSide implements ReplicaSide {
       qemu,
       directory,
       report,
+      run,
       memoryPath,
       machine,
       blocks,

@@ -45,8 +45,8 @@ export class LiveSide implements ReplicaSide {
 
   /** @throws {QemuError} when QEMU cannot be started; nothing is left running */
   async start(): Promise<void> {
-    const { config, qemu, directory, report, events } = this.#options;
-    const vm = await startVm({ config, qemu, directory, incoming: true, report });
+    const { config, qemu, directory, report, events, run } = this.#options;
+    const vm = await startVm({ config, qemu, directory, incoming: true, report, run });
     this.#vm = vm;
     if (this.#over) return;
     const startedMs = performance.now();

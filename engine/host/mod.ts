@@ -5,8 +5,10 @@
  */
 
 export { type PrimaryEnd, PrimaryHost, type PrimaryHostOptions } from "./primary_host.ts";
-export type { SavedOverControl } from "./primary_control.ts";
+export { openDirectPath } from "./direct_path.ts";
+export type { SavedOverControl, StatusOverControl } from "./primary_control.ts";
 export * from "./report.ts";
+export { readRunRecord, RunDirectory, runDirectoryOf, type RunRecord } from "./run_directory.ts";
 export {
   type RestoredEnd,
   type RestoreOptions,

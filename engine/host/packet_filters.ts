@@ -154,6 +154,23 @@ export async function removeSecondaryFilters(
   }
 }
 
+/**
+ * Remove what an engine that has ended has left of a primary's filters, so that frames are led nowhere.
+ * `rewrite`, which a VM that took over has, stays.
+ */
+export async function removePrimaryFilters(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+): Promise<void> {
+  const ports = ["out", "mirror", "in"] as const;
+  const chardevs = new Set((await monitor.execute("query-chardev", {})).map(({ label }) => label));
+  for (const port of ports.filter((port) => chardevs.has(chardevId(nic, port)))) {
+    // It may be missing: the engine may have ended while it added them.
+    await monitor.execute("object-del", { id: filterId(nic, port) }).catch(() => {});
+    await monitor.execute("chardev-remove", { id: chardevId(nic, port) });
+  }
+}
+
 /** Let the network know that the guest is here now. Times in milliseconds, as QEMU's own COLO has them. */
 export async function announce(monitor: FilterMonitor): Promise<void> {
   await monitor.execute("announce-self", { initial: 50, max: 550, rounds: 5, step: 100 });

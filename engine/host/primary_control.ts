@@ -9,16 +9,20 @@ import type { VmConfig } from "../config/mod.ts";
 import { ColoError, messageOf } from "../errors.ts";
 import type { PrimaryPhase } from "../failover/primary.ts";
 import type { QmpClient } from "../qmp/mod.ts";
+import type { OutboundStatistics } from "../proxy/mod.ts";
 import type { SaveResult } from "../store/mod.ts";
+import type { ColoStatistics } from "./statistics.ts";
 
 /** What the commands need of a primary. */
 export interface ControlledPrimary {
   /** How far it is, and the number of its last checkpoint. */
-  status(): { readonly phase: PrimaryPhase; readonly epoch: number };
+  status(): Pick<StatusOverControl, "phase" | "epoch" | "bypass" | "statistics" | "network">;
   /** The monitor of its QEMU. */
   readonly qmp: QmpClient;
   /** See {@linkcode PrimaryHost.save}. */
   save(name: string): Promise<SaveResult>;
+  /** Have frames pass the engine by, or no more. */
+  bypass(on: boolean): Promise<void>;
 }
 
 /** The commands by their names. */
@@ -30,17 +34,36 @@ export function primaryCommands(
     "query-status": { arguments: {}, run: () => primary.qmp.execute("query-status") },
     "query-colo-status": {
       arguments: {},
-      run: () => {
-        const { phase, epoch } = primary.status();
+      run: (): StatusOverControl => {
+        const status = primary.status();
+        const { phase } = status;
         const mode = phase === "ended" ? "none" : "primary";
-        return { vm: vm.name, mode, phase, protected: phase === "protected", epoch };
+        return { vm: vm.name, mode, protected: phase === "protected", ...status };
       },
+    },
+    "colo-bypass": {
+      arguments: { enable: "boolean" },
+      run: ({ enable }) => primary.bypass(enable === true),
     },
     "colo-checkpoint-save": {
       arguments: { name: "string" },
       run: async ({ name }) => describe(await primary.save(String(name))),
     },
   };
+}
+
+/** What `query-colo-status` says. */
+export interface StatusOverControl {
+  readonly vm: string;
+  readonly mode: "primary" | "none";
+  readonly phase: PrimaryPhase;
+  readonly protected: boolean;
+  /** Frames pass the engine by, because the operator wants it so. */
+  readonly bypass: boolean;
+  readonly epoch: number;
+  readonly statistics: ColoStatistics;
+  /** A network card each, once a secondary has come. */
+  readonly network: readonly OutboundStatistics[];
 }
 
 /** What a saved checkpoint is called on the control socket. */

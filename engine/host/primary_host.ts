@@ -10,7 +10,7 @@ import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
 import { mirrorStream } from "../checkpoint/mirror_stream.ts";
 import type { ControlServer } from "../control/mod.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, messageOf, QemuError, StoreError } from "../errors.ts";
+import { LinkError, messageOf, QemuError, StateError, StoreError } from "../errors.ts";
 import {
   type PrimaryEffect,
   type PrimaryEvent,
@@ -19,20 +19,23 @@ import {
 } from "../failover/primary.ts";
 import { closeLink, type Link, type LinkAddress, type Message, openLink } from "../link/mod.ts";
 import { eventTimeMs } from "../qmp/mod.ts";
+import type { CheckpointReason } from "../proxy/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
-import { DeathWatch, type Qemu } from "../vm/mod.ts";
+import { DeathWatch, killLeftover, type Qemu } from "../vm/mod.ts";
 import { CapturePort } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
+import { removePrimaryFilters } from "./packet_filters.ts";
 import { PrimaryPackets } from "./primary_packets.ts";
 import { ReplicaSender } from "./replica_sender.ts";
-import type { Reporter } from "./report.ts";
+import type { CheckpointCause, Reporter } from "./report.ts";
+import { StatisticsCounter } from "./statistics.ts";
 import { openControl, primaryCommands } from "./primary_control.ts";
 import { type RestoreSource, restoreVm } from "./restore.ts";
-import { startVm, type Vm } from "./start_vm.ts";
+import { adoptVm, type RunNotebook, startVm, type Vm } from "./start_vm.ts";
 
 /** What a primary needs. */
 export interface PrimaryHostOptions {
@@ -40,6 +43,8 @@ export interface PrimaryHostOptions {
   readonly qemu: Qemu;
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
+  /** Where the VM is written down, and was by an engine before; left out: it is not. */
+  readonly run?: RunNotebook | undefined;
   readonly report: Reporter;
   /** Write all that the primary QEMU says to this file, until its first stream ends. */
   readonly recordPath?: string | undefined;
@@ -114,6 +119,10 @@ export class PrimaryHost {
   #revivedMs = -Infinity;
   #earlyDeaths = 0;
   #control: ControlServer | undefined;
+  readonly #statistics = new StatisticsCounter();
+  /** Why a checkpoint is wished for that has not begun, and why the last one was begun. */
+  #wish: CheckpointReason | undefined;
+  #cause: CheckpointCause = "periodic";
   readonly #saver: Saver | undefined;
 
   constructor(options: PrimaryHostOptions) {
@@ -121,7 +130,10 @@ export class PrimaryHost {
     this.#peer = requirePeer(options.config);
     this.#machine = new PrimaryMachine(options.config.replication, performance.now());
     this.#port = new CapturePort(`${options.directory}/capture.sock`);
-    this.#log = new CheckpointLog(options.report);
+    this.#log = new CheckpointLog((report) => {
+      if (report.event === "checkpoint") this.#statistics.count(report);
+      options.report(report);
+    });
     this.#plugs = new NicPlugs(options.config);
     const { vm, store } = options.config;
     this.#saver = store && new Saver(store.directory, vm.name, store.retain);
@@ -134,14 +146,12 @@ export class PrimaryHost {
    * @throws {ConfigError} when `recordPath` cannot be written; nothing was started
    */
   async run(): Promise<PrimaryEnd> {
-    const { config, qemu, directory, report, recordPath, restore } = this.#options;
+    const { qemu, recordPath } = this.#options;
     try {
       if (recordPath !== undefined) {
         await this.#port.record(recordPath, (reason) => this.#notice(reason));
       }
-      const vm = restore === undefined
-        ? await startVm({ config, qemu, directory, incoming: false, report })
-        : await restoreVm({ config, qemu, directory, report, source: restore });
+      const vm = await this.#adopt() ?? await this.#start();
       this.#vm = vm;
       this.#watch(vm);
       await this.#plugs.install("primary");
@@ -153,6 +163,29 @@ export class PrimaryHost {
     } finally {
       await this.#close();
     }
+  }
+
+  /** Start the VM, or restore it. */
+  async #start(): Promise<Vm> {
+    const { config, qemu, directory, report, restore, run } = this.#options;
+    return restore === undefined
+      ? await startVm({ config, qemu, directory, incoming: false, report, run })
+      : await restoreVm({ config, qemu, directory, report, source: restore, run });
+  }
+
+  /** The VM as an engine that has ended left it: it runs again, and its network is open. */
+  async #adopt(): Promise<Vm | undefined> {
+    const { config, qemu, report, run } = this.#options;
+    const record = run?.record;
+    if (record === undefined) return undefined;
+    if (!record.runsVm) {
+      await killLeftover(record);
+      return undefined;
+    }
+    const vm = await adoptVm(record, qemu, report);
+    await releasePrimary(vm.qmp);
+    for (const nic of filteredNics(config)) await removePrimaryFilters(vm.qmp, nic);
+    return vm;
   }
 
   /** End the VM and, in good order, its secondary. */
@@ -206,9 +239,33 @@ export class PrimaryHost {
 
   async #openControl({ qmp }: Vm): Promise<void> {
     const { config } = this.#options;
-    const status = () => ({ phase: this.#machine.phase, epoch: this.#capture?.epoch ?? 0 });
-    const commands = primaryCommands({ qmp, status, save: (name) => this.save(name) }, config);
+    const status = () => ({
+      phase: this.#machine.phase,
+      epoch: this.#capture?.epoch ?? 0,
+      bypass: this.#packets?.isBypassed ?? false,
+      statistics: this.#statistics.statistics,
+      network: this.#packets?.statistics ?? [],
+    });
+    const commands = primaryCommands({
+      qmp,
+      status,
+      save: (name) => this.save(name),
+      bypass: (on) => this.#setBypass(on),
+    }, config);
     this.#control = await openControl(config, commands, (text) => this.#notice(text));
+  }
+
+  async #setBypass(on: boolean): Promise<void> {
+    if (this.#packets === undefined) {
+      throw new StateError(
+        "Cannot open or close the network: no frames are led through this engine yet",
+        this.#machine.phase,
+        "a secondary that has been connected once",
+      );
+    }
+    await this.#packets.bypass(on);
+    this.#options.report({ event: "network", atMs: Date.now(), bypass: on });
+    this.#step({ type: "demand" });
   }
 
   /** Nothing more is to be started. */
@@ -291,7 +348,7 @@ export class PrimaryHost {
 
   /** Go on from the last checkpoint with another QEMU. */
   async #revive(reason: string): Promise<void> {
-    const { config, qemu, directory, report } = this.#options;
+    const { config, qemu, directory, report, run } = this.#options;
     const capture = this.#capture!;
     this.#vm = undefined;
     this.#control?.close();
@@ -306,6 +363,7 @@ export class PrimaryHost {
       config,
       qemu,
       directory,
+      run,
       consoleAppend: true,
       source: { name: "mirror", machine, epoch, stream: mirrorStream(capture), release() {} },
       report: (said) => {
@@ -384,7 +442,7 @@ export class PrimaryHost {
         this.#packets?.stopped(event.epoch);
         break;
       case "whole":
-        this.#log.captured(event.epoch, event.pages);
+        this.#log.captured(event.epoch, event.pages, this.#cause);
         this.#step({ type: "whole", epoch: event.epoch });
         break;
     }
@@ -477,7 +535,10 @@ export class PrimaryHost {
       timeoutMs: network.timeoutMs,
       excluded: network.excluded,
       directory,
-      demand: () => this.#step({ type: "demand" }),
+      demand: ({ reason }) => {
+        this.#wish ??= reason;
+        this.#step({ type: "demand" });
+      },
       notice: (text) => this.#notice(text),
     });
     await this.#packets.guard(link.packets);
@@ -541,6 +602,8 @@ export class PrimaryHost {
       case "ready":
         return this.#port.write([capture.ready()]);
       case "reply":
+        this.#cause = this.#wish ?? "periodic";
+        this.#wish = undefined;
         return this.#port.write([capture.reply()]);
       case "acknowledge":
         return this.#port.write(capture.acknowledge());

@@ -52,12 +52,13 @@ export class PrimaryPackets {
   readonly #poller = new SocketPoller();
   readonly #cards: readonly Card[];
   #ticker: ReturnType<typeof setInterval> | undefined;
+  /** The secondary's end, from {@linkcode guard} on. */
   #link: LinkConnection | undefined;
+  #bypass = false;
   /** What the guest receives now, it receives in this epoch. */
   #inboundEpoch = 0;
   /** The first checkpoint that what leaves is held back for; undefined while nothing is. */
   #guardedEpoch: number | undefined;
-  #guarding = false;
 
   private constructor(options: PrimaryPacketsOptions, sockets: readonly PrimarySockets[]) {
     this.#options = options;
@@ -96,13 +97,32 @@ export class PrimaryPackets {
    */
   async guard(link: LinkConnection): Promise<void> {
     this.#link = link;
-    this.#guarding = true;
     for (const card of this.#cards) card.proxy.secondary.reset();
-    await this.#switch(true);
-    // It may have been called off meanwhile.
-    if (!this.#guarding) await this.#switch(false);
-    else {this.#ticker ??= setInterval(() =>
-        this.#tick(), this.#options.timeoutMs / TICKS_A_TIMEOUT);}
+    await this.#engage();
+  }
+
+  /** Frames pass this engine by, or do so no more; for an operator who knows what he does. */
+  async bypass(on: boolean): Promise<void> {
+    this.#bypass = on;
+    if (on) this.#release();
+    await this.#engage();
+  }
+
+  /** Whether an operator has frames pass this engine by. */
+  get isBypassed(): boolean {
+    return this.#bypass;
+  }
+
+  /** Frames are led through this engine. */
+  get #guarding(): boolean {
+    return this.#link !== undefined && !this.#bypass;
+  }
+
+  /** Switch QEMU's filters as is wanted now, which may change meanwhile. */
+  async #engage(): Promise<void> {
+    for (let on; on !== this.#guarding;) await this.#switch(on = this.#guarding);
+    if (!this.#guarding || this.#ticker !== undefined) return;
+    this.#ticker = setInterval(() => this.#tick(), this.#options.timeoutMs / TICKS_A_TIMEOUT);
   }
 
   /** The guest stands still for this checkpoint: all that it has sent and received is from before it. */
@@ -154,22 +174,25 @@ export class PrimaryPackets {
 
   /** Nobody waits for anything any more: all that was held back leaves, and frames pass this engine by. */
   runAlone(): void {
-    if (!this.#guarding) return;
-    this.#guarding = false;
-    this.#guardedEpoch = undefined;
+    if (this.#link === undefined) return;
     this.#link = undefined;
+    this.#release();
+    this.#engage().catch((error) => this.#options.notice(messageOf(error)));
+  }
+
+  #release(): void {
+    this.#guardedEpoch = undefined;
     clearInterval(this.#ticker);
     this.#ticker = undefined;
     for (const card of this.#cards) {
       card.proxy.runAlone();
       card.flush();
     }
-    this.#switch(false).catch((error) => this.#options.notice(messageOf(error)));
   }
 
   /** Give up the sockets; QEMU is not told. */
   async close(): Promise<void> {
-    this.#guarding = false;
+    this.#link = undefined;
     clearInterval(this.#ticker);
     await this.#poller.close();
     for (const card of this.#cards) card.close();

@@ -10,6 +10,7 @@ import type { LinkConnection, Message } from "../link/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
 import type { FilterMonitor } from "./packet_filters.ts";
 import type { Reporter } from "./report.ts";
+import type { RunNotebook } from "./start_vm.ts";
 
 /** What a side has to say. */
 export interface SideEvents {
@@ -29,6 +30,8 @@ export interface SideOptions {
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
   readonly report: Reporter;
+  /** Where its QEMU is written down. */
+  readonly run: RunNotebook | undefined;
   readonly events: SideEvents;
 }
 

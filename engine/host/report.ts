@@ -7,19 +7,15 @@
  */
 
 import type { PageCounts } from "../checkpoint/page_encoder.ts";
+import type { CheckpointReason } from "../proxy/mod.ts";
 import type { PrimaryPhase } from "../failover/primary.ts";
 import type { SecondaryPhase } from "../failover/secondary.ts";
 
 /** What happened. */
 export type Report =
-  | {
-    readonly event: "qemu-started";
-    readonly atMs: number;
-    readonly pid: number;
-    readonly version: string;
-    readonly accel: string;
-    readonly source: string;
-  }
+  | QemuReport<"qemu-started">
+  /** It was left running by an engine that has ended. */
+  | QemuReport<"qemu-adopted">
   | {
     readonly event: "primary";
     readonly atMs: number;
@@ -79,7 +75,22 @@ export type Report =
     /** From the start of QEMU until the VM ran. */
     readonly durationMs: number;
   }
+  /** Whether all frames pass the engine by, because the operator wants it so. */
+  | { readonly event: "network"; readonly atMs: number; readonly bypass: boolean }
   | { readonly event: "notice"; readonly atMs: number; readonly text: string };
+
+/** A QEMU that this engine takes care of. */
+export interface QemuReport<Event extends string> {
+  readonly event: Event;
+  readonly atMs: number;
+  readonly pid: number;
+  readonly version: string;
+  readonly accel: string;
+  readonly source: string;
+}
+
+/** Why a checkpoint was taken: it was time, or because of what the guest sent. */
+export type CheckpointCause = "periodic" | CheckpointReason;
 
 /** One checkpoint of the primary. */
 export interface CheckpointReport {
@@ -100,6 +111,7 @@ export interface CheckpointReport {
   readonly replicated: boolean;
   /** Whether the secondary only holds it until it loads another. */
   readonly micro: boolean;
+  readonly cause: CheckpointCause;
 }
 
 /** Takes reports as they happen. */
@@ -110,6 +122,8 @@ export function formatReport(report: Report): string {
   switch (report.event) {
     case "qemu-started":
       return `QEMU ${report.version} (${report.accel}, ${report.source}) runs as process ${report.pid}`;
+    case "qemu-adopted":
+      return `the VM runs as process ${report.pid} already, and is taken care of`;
     case "primary":
     case "secondary":
       return `${report.event} is ${report.phase}: ${report.reason}`;
@@ -120,7 +134,12 @@ export function formatReport(report: Report): string {
         report.micro ? "micro-checkpoint" : "checkpoint"
       } ${report.epoch}: ${report.dirtyPages} pages, ` +
         (report.replicated ? `${formatBytes(report.wireBytes)} sent` : "not replicated") +
-        `, paused ${report.pauseMs.toFixed(1)} ms`;
+        `, paused ${report.pauseMs.toFixed(1)} ms` +
+        (report.cause === "periodic" ? "" : ` (${report.cause})`);
+    case "network":
+      return report.bypass
+        ? "the network is open: what the guest sends leaves unseen, and a takeover may tear connections"
+        : "the network is closed: what the guest sends is compared or held back again";
     case "loaded":
       return `checkpoint ${report.epoch} loaded`;
     case "running":

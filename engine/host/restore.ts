@@ -9,7 +9,7 @@ import { messageOf, QemuError } from "../errors.ts";
 import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
 import type { Reporter } from "./report.ts";
-import { startVm, type Vm } from "./start_vm.ts";
+import { type RunNotebook, startVm, type Vm } from "./start_vm.ts";
 import { writeAll } from "./capture_port.ts";
 
 /** What a VM is restored from. */
@@ -37,6 +37,8 @@ export interface RestoreOptions {
   readonly source: RestoreSource;
   /** Whether what the console has shown is kept, as when the same VM goes on. */
   readonly consoleAppend?: boolean;
+  /** Where it is written down. */
+  readonly run?: RunNotebook | undefined;
 }
 
 /** From the last byte until the VM runs; loading is done by then but for the devices. */
@@ -49,7 +51,7 @@ const RESUME_MS = 60_000;
  * @throws {StoreError} when the checkpoint turns out to be damaged; nothing is left running
  */
 export async function restoreVm(options: RestoreOptions): Promise<Vm> {
-  const { config, qemu, directory, report, source, consoleAppend } = options;
+  const { config, qemu, directory, report, source, consoleAppend, run } = options;
   const startMs = performance.now();
   let vm: Vm;
   try {
@@ -61,6 +63,7 @@ export async function restoreVm(options: RestoreOptions): Promise<Vm> {
       memoryPath: source.memoryPath,
       consoleAppend,
       report,
+      run,
     });
   } finally {
     source.release();
@@ -76,6 +79,7 @@ export async function restoreVm(options: RestoreOptions): Promise<Vm> {
       feedMs,
       durationMs: performance.now() - startMs,
     });
+    if (run?.record !== undefined) run.record = { ...run.record, runsVm: true };
     return vm;
   } catch (error) {
     await vm.stop();

@@ -32,13 +32,14 @@ import {
   type Message,
 } from "../link/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
-import type { Qemu } from "../vm/mod.ts";
+import { killLeftover, type Qemu } from "../vm/mod.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
 import { NicPlugs } from "./nics.ts";
 import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
+import type { RunNotebook } from "./start_vm.ts";
 
 /** What a secondary needs. */
 export interface SecondaryHostOptions {
@@ -46,6 +47,8 @@ export interface SecondaryHostOptions {
   readonly qemu: Qemu;
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
+  /** Where its QEMU is written down, and was by an engine before; left out: it is not. */
+  readonly run?: RunNotebook | undefined;
   readonly report: Reporter;
   /** Bytes of checkpoints that may wait for QEMU before the primary has to wait. */
   readonly heldBytesMax?: number;
@@ -93,6 +96,7 @@ export class SecondaryHost {
     try {
       const listener = await listenLink(this.#address);
       this.#listener = listener;
+      await this.#clearUp();
       const side = this.#createSide();
       this.#side = side;
       await side.start();
@@ -105,18 +109,34 @@ export class SecondaryHost {
     }
   }
 
+  /**
+   * End what an engine has left that has ended.
+   *
+   * @throws {QemuError} when it is the VM itself, which the world sees
+   */
+  async #clearUp(): Promise<void> {
+    const record = this.#options.run?.record;
+    if (record === undefined) return;
+    if (!record.runsVm) return await killLeftover(record);
+    throw new QemuError(
+      `Cannot stand by: the VM itself runs here, as process ${record.pid}; ` +
+        "protect it with `colo run`, or end it first",
+    );
+  }
+
   /** End, whatever the VM is doing. */
   stop(): void {
     this.#ended.resolve("stopped");
   }
 
   #createSide(): ReplicaSide {
-    const { config, qemu, directory, report } = this.#options;
+    const { config, qemu, directory, report, run } = this.#options;
     const options: SideOptions = {
       config,
       qemu,
       directory,
       report,
+      run,
       events: {
         ready: () => this.#step({ type: "qemu-ready" }),
         answered: (answer) => this.#guard(() => this.#step(answer)),
@@ -278,6 +298,8 @@ export class SecondaryHost {
       this.#plugs.failOver().catch((error) => this.#notice(messageOf(error))),
     ]);
     const { epoch } = this.#machine;
+    const { run } = this.#options;
+    if (run?.record !== undefined) run.record = { ...run.record, runsVm: true };
     if (side.monitor !== undefined) {
       announce(side.monitor).catch((error) => this.#notice(messageOf(error)));
     }

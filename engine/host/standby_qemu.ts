@@ -18,7 +18,7 @@ import type { Qemu } from "../vm/mod.ts";
 import { beginIncoming, endIncoming } from "./colo_qemu.ts";
 import { ReplicaPort } from "./replica_port.ts";
 import type { Reporter } from "./report.ts";
-import { startVm, type Vm } from "./start_vm.ts";
+import { type RunNotebook, startVm, type Vm } from "./start_vm.ts";
 
 /** What it stands by for. */
 export interface StandbyOptions {
@@ -27,6 +27,8 @@ export interface StandbyOptions {
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
   readonly report: Reporter;
+  /** Where it is written down. */
+  readonly run?: RunNotebook | undefined;
   /** The file that it is to run on; absent: it has memory of its own, and is fed all of it. */
   readonly memoryPath?: string | undefined;
   /** Versioned machine name, such as `pc-i440fx-11.1`. */
@@ -56,9 +58,9 @@ export class StandbyQemu {
    * @throws {QemuError} when it cannot be started; nothing is left running
    */
   static async start(options: StandbyOptions): Promise<StandbyQemu> {
-    const { config, qemu, directory, report, memoryPath, machine, blocks } = options;
+    const { config, qemu, directory, report, memoryPath, machine, blocks, run } = options;
     const shared = memoryPath !== undefined;
-    const vm = await startVm({ config, qemu, directory, incoming: true, memoryPath, report });
+    const vm = await startVm({ config, qemu, directory, incoming: true, memoryPath, report, run });
     try {
       const path = `${directory}/standby.sock`;
       await Deno.remove(path).catch(() => {});

@@ -6,7 +6,10 @@
 
 import type { VmConfig } from "../config/mod.ts";
 import { QmpClient } from "../qmp/mod.ts";
+import { messageOf, QemuError } from "../errors.ts";
 import {
+  AdoptedQemu,
+  identify,
   type MachineDescription,
   type Qemu,
   qemuArgs,
@@ -14,6 +17,7 @@ import {
   startQemu,
 } from "../vm/mod.ts";
 import type { Reporter } from "./report.ts";
+import type { RunRecord } from "./run_directory.ts";
 
 /** A QEMU that runs. */
 export interface Vm {
@@ -36,10 +40,20 @@ export interface StartVmOptions {
   /** See {@linkcode MachineDescription.consoleAppend}. */
   readonly consoleAppend?: boolean | undefined;
   readonly report: Reporter;
+  /** Where it is written down, for whoever comes after this process. */
+  readonly run?: RunNotebook | undefined;
+}
+
+/** Where the QEMU that runs is written down. */
+export interface RunNotebook {
+  record: RunRecord | undefined;
 }
 
 /** QEMU answers within milliseconds; a machine that is busy starting two of them may take longer. */
 const START_MS = 20_000;
+
+/** A QEMU that runs answers at once, unless it hangs or somebody else talks to it. */
+const ADOPT_MS = 3000;
 
 /**
  * Start a VM.
@@ -58,24 +72,61 @@ export async function startVm(options: StartVmOptions): Promise<Vm> {
     detached: true,
   });
   try {
+    const { pid } = process;
+    const identity = identify(pid);
+    if (options.run !== undefined && identity !== undefined) {
+      options.run.record = { ...identity, qmpPath, runsVm: !options.incoming };
+    }
     const qmp = await process.whileAlive(
       QmpClient.connect(qmpPath, { timeoutMs: START_MS, retryForMs: START_MS }),
     );
     const { version, accel, source } = qemu;
-    const { pid } = process;
     report({ event: "qemu-started", atMs: Date.now(), pid, version, accel, source });
-    return {
-      process,
-      qmp,
-      stop: async () => {
-        await process.stop();
-        await qmp.close();
-      },
-    };
+    return vmOf(process, qmp);
   } catch (error) {
     await process.stop();
     throw error;
   }
+}
+
+/**
+ * Take care of a VM that an engine has left running.
+ *
+ * @throws {QemuError} when its monitor does not answer; it runs on
+ */
+export async function adoptVm(record: RunRecord, qemu: Qemu, report: Reporter): Promise<Vm> {
+  const qmp = await connectMonitor(record);
+  const { version, accel, source } = qemu;
+  const { pid } = record;
+  report({ event: "qemu-adopted", atMs: Date.now(), pid, version, accel, source });
+  return vmOf(new AdoptedQemu(record), qmp);
+}
+
+/**
+ * Talk to a VM that an engine has left running.
+ *
+ * @throws {QemuError} when its monitor does not answer; it runs on
+ */
+export async function connectMonitor({ pid, qmpPath }: RunRecord): Promise<QmpClient> {
+  try {
+    return await QmpClient.connect(qmpPath, { timeoutMs: ADOPT_MS, retryForMs: ADOPT_MS });
+  } catch (error) {
+    throw new QemuError(
+      `Cannot take care of the VM, which runs as process ${pid}: its monitor does not answer: ` +
+        `${messageOf(error)}; end that process if it hangs`,
+    );
+  }
+}
+
+function vmOf(process: QemuProcess, qmp: QmpClient): Vm {
+  return {
+    process,
+    qmp,
+    stop: async () => {
+      await process.stop();
+      await qmp.close();
+    },
+  };
 }
 
 function describeMachine(

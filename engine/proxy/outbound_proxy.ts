@@ -381,10 +381,15 @@ export class OutboundProxy {
     this.#forgetSecondary();
   }
 
-  /** The arbiter lets the primary run alone: everything leaves, in order, and nothing waits any more. */
+  /**
+   * The arbiter lets the primary run alone: everything leaves, in order, and nothing waits any more. The
+   * checkpoints of the next protection may have any numbers.
+   */
   runAlone(): void {
     this.#comparator.flush();
     this.#mode = "alone";
+    this.#epoch = 0;
+    this.#committedEpoch = 0;
     while (this.#held.first !== NONE) this.#leave(this.#held.first);
     this.#forgetSecondary();
     this.#comparator.clear();

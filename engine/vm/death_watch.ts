@@ -24,6 +24,10 @@ export interface Death {
 /** What a thread's `stat` says of its end. */
 export interface ThreadStat {
   readonly exiting: boolean;
+  /** It has ended, and nobody has been told yet. */
+  readonly isZombie: boolean;
+  /** When its process started, in clock ticks since the machine did. */
+  readonly startTicks: number;
   /** As for waitpid(2). */
   readonly exitCode: number;
 }
@@ -32,7 +36,9 @@ export interface ThreadStat {
 const STAT_BYTES_MAX = 4096;
 
 /** Fields of `stat` behind the name in parentheses, which may contain anything. */
+const STATE = 0;
 const FLAGS = 6;
+const START_TIME = 19;
 const EXIT_CODE = 49;
 
 /** `PF_EXITING` of Linux' `include/linux/sched.h`: the thread runs no instruction of its program again. */
@@ -50,6 +56,8 @@ export function parseThreadStat(text: string): ThreadStat {
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return {
     exiting: (Number(fields[FLAGS]) & PF_EXITING) !== 0,
+    isZombie: fields[STATE] === "Z" || fields[STATE] === "X",
+    startTicks: Number(fields[START_TIME]),
     exitCode: Number(fields[EXIT_CODE] ?? 0),
   };
 }

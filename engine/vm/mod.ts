@@ -11,6 +11,7 @@ export {
   chooseAccelerator,
   detectAccelerator,
 } from "./accelerator.ts";
+export { AdoptedQemu, identify, isAlive, killLeftover, type ProcessIdentity } from "./adopt.ts";
 export { cacheDirectory, type Progress } from "./cache.ts";
 export {
   type DiskDescription,

@@ -30,6 +30,7 @@ function checkpoint(epoch: number, pauseMs: number, dirtyPages: number): Checkpo
     pages: { unchanged: 0, zero: 0, xbzrle: 0, whole: dirtyPages },
     replicated: true,
     micro: false,
+    cause: "periodic",
   };
 }
 

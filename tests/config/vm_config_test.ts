@@ -57,6 +57,11 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
         netdev: fc.constantFrom("user", "user,hostfwd=tcp:127.0.0.1:8080-:80", "tap,ifname=tap0"),
         model: fc.constantFrom("virtio-net-pci", "e1000"),
         vnetHdr: fc.boolean(),
+        bridge: fc.constantFrom("br0", "lan"),
+        script: file,
+      }, { requiredKeys: ["mac", "netdev", "model", "vnetHdr"] }).map((nic) => {
+        const { bridge, ...rest } = nic;
+        return nic.netdev.startsWith("tap") && bridge !== undefined ? { ...rest, bridge } : rest;
       }),
       { maxLength: 3 },
     ).filter((nics) => new Set(nics.map(({ mac }) => mac)).size === nics.length),
@@ -81,6 +86,19 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
       ? replication
       : { ...replication, encryption: "none" as const }
   ),
+  network: fc.record({
+    timeoutMs: fc.integer({ min: 10, max: 60_000 }),
+    excluded: fc.array(
+      fc.record({
+        protocol: fc.constantFrom("tcp" as const, "udp" as const, "icmp" as const),
+        source: fc.constantFrom("10.0.0.0/8", "fd00::1"),
+        sourcePort: fc.integer({ min: 1, max: 65535 }),
+        destination: fc.constantFrom("192.0.2.1", "fd00::/8"),
+        destinationPort: fc.integer({ min: 1, max: 65535 }),
+      }, { requiredKeys: [] }),
+      { maxLength: 2 },
+    ),
+  }),
   qemuPath: maybe(file),
   store: maybe(
     fc.record({ directory: file, retain: fc.integer({ min: 1, max: 1000 }), images: file }, {
@@ -187,7 +205,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   '[vm]\nmemory = 64\n[replication]\npeeer = "x"':
     "replication.peeer is not known: did you mean peer",
   '[vm]\n"na\\nme\\u007f" = 1\n': 'vm."na\\nme\\u007f" is not known: did you mean name',
-  "x = 1": "x is not known (known: vm, replication, qemu, store, control)",
+  "x = 1": "x is not known (known: vm, replication, network, qemu, store, control)",
   '"v m" = 1\n': '"v m" is not known: did you mean vm',
   '[vm]\nx = "a"':
     "vm.x is not known (known: name, machine, memory, cpus, accel, kernel, initrd, " +

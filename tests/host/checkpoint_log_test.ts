@@ -38,6 +38,7 @@ const replicated = (epoch: number): Omit<CheckpointReport, "atMs"> => ({
   pages: PAGES,
   replicated: true,
   micro: epoch % 3 === 0,
+  cause: "periodic",
 });
 
 Deno.test("CheckpointLog reports a checkpoint once, when the last of it is known", () => {
@@ -81,6 +82,7 @@ Deno.test("CheckpointLog says of a checkpoint without a secondary that it is not
     pages: { unchanged: 0, zero: 0, xbzrle: 0, whole: 0 },
     replicated: false,
     micro: false,
+    cause: "periodic",
   }]);
 });
 

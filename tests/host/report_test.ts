@@ -14,6 +14,7 @@ Deno.test("formatReport says every report in one line", () => {
     pages,
     replicated: true,
     micro: false,
+    cause: "periodic",
   } as const;
   const lines: [Report, string][] = [
     [

@@ -52,8 +52,11 @@ Deno.test("parseThreadStat is not led astray by a process's name", () => {
     return `4711 (${name}) ${all.join(" ")}\n`;
   };
   for (const name of ["qemu", "a b) R 1 2 3", ") ) (", ""]) {
-    assertEquals(parseThreadStat(stat(name, 0x400140, 0)), { exiting: false, exitCode: 0 });
-    assertEquals(parseThreadStat(stat(name, 0x40014c, 9)), { exiting: true, exitCode: 9 });
+    const facts = { isZombie: true, startTicks: 19 };
+    const dying = parseThreadStat(stat(name, 0x40014c, 9));
+    assertEquals(dying, { ...facts, exiting: true, exitCode: 9 });
+    const alive = parseThreadStat(stat(name, 0x400140, 0));
+    assertEquals(alive, { ...facts, exiting: false, exitCode: 0 });
   }
   assert(!parseThreadStat("").exiting);
 });

@@ -1,0 +1,42 @@
+/** `colo status`: how a running VM is protected. */
+
+import { Command } from "@commander-js/extra-typings";
+import type { StatusOverControl } from "../engine/host/mod.ts";
+import { formatBytes } from "../engine/host/mod.ts";
+import { askEngine, findSocket } from "./_control.ts";
+
+export function statusCommand() {
+  return new Command("status")
+    .description("say whether the VM that `colo run` runs is protected, and what that has cost")
+    .option("--config <file>", "vm.toml of the running VM")
+    .option("--socket <path>", "its control socket, where it is not the one of the config")
+    .option("--json", "print one JSON object")
+    .action(async (options) => {
+      const status = await askEngine(
+        await findSocket(options),
+        "query-colo-status",
+      ) as StatusOverControl;
+      if (options.json) return console.log(JSON.stringify(status));
+      for (const line of formatStatus(status)) console.log(line);
+    });
+}
+
+/** Lines for a person. */
+export function formatStatus(status: StatusOverControl): string[] {
+  const { statistics: counted, network } = status;
+  const ms = (value: number) => `${value.toFixed(1)} ms`;
+  const mean = counted.checkpoints === 0 ? 0 : counted["downtime-total"] / counted.checkpoints;
+  return [
+    `vm           ${status.vm}: ${status.phase}${status.protected ? "" : ", not protected"}`,
+    `checkpoints  ${counted.checkpoints}, the last is ${status.epoch}; ` +
+    `${counted["periodic-count"]} periodic, ${counted["discompare-count"]} for differences`,
+    `paused       ${ms(mean)} mean, ${ms(counted["downtime-max"])} max`,
+    `on the link  ${formatBytes(counted["transferred-bytes"])} for ` +
+    `${formatBytes(counted["dirty-bytes"])} of memory`,
+    ...network.map((card, index) =>
+      `card ${index}       ${card.released} frames left, ${card.held} wait; ` +
+      `${card.mismatches} connections differed, ${card.timeouts} timeouts, ${card.lost} lost`
+    ),
+    ...(status.bypass ? ["network      open: frames pass the engine by (colo bypass off)"] : []),
+  ];
+}

@@ -1,0 +1,25 @@
+/**
+ * Opens the network of a VM whose engine is dead.
+ *
+ * @module
+ */
+
+import type { VmConfig } from "../config/mod.ts";
+import { filteredNics } from "./nics.ts";
+import { removePrimaryFilters } from "./packet_filters.ts";
+import type { RunRecord } from "./run_directory.ts";
+import { connectMonitor } from "./start_vm.ts";
+
+/**
+ * Remove the filters that an engine has left, which lead frames to nobody.
+ *
+ * @throws {QemuError} when the VM's monitor does not answer
+ */
+export async function openDirectPath(config: VmConfig, record: RunRecord): Promise<void> {
+  const monitor = await connectMonitor(record);
+  try {
+    for (const nic of filteredNics(config)) await removePrimaryFilters(monitor, nic);
+  } finally {
+    await monitor.close();
+  }
+}
