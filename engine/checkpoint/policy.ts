@@ -17,13 +17,17 @@ export interface CheckpointPolicyOptions {
   readonly minIntervalMs: number;
   /**
    * The largest share of time, up to 1, that the guest may stand still for checkpoints: where they take
-   * longer, they become fewer, even fewer than the period asks for.
+   * longer, they become fewer, even fewer than the period asks for. Those that are demanded, because
+   * somebody waits for what the guest has said, may take half of the time.
    */
   readonly pauseShareMax?: number;
 }
 
 /** Weight of the latest pause in the mean that the bound is held against: it follows in a few steps. */
 const LATEST_PAUSE_WEIGHT = 0.5;
+
+/** What the bound is for checkpoints that are demanded, at the least. */
+const DEMANDED_PAUSE_SHARE_MAX = 0.5;
 
 /**
  * Says when the next checkpoint is due. Pure: the caller brings the time, in milliseconds of any clock
@@ -82,8 +86,12 @@ export class CheckpointPolicy {
    * @param microAllowed As for {@linkcode begun}
    */
   dueAtMs(microAllowed = false): number {
+    const { minIntervalMs, pauseShareMax = 1 } = this.options;
+    if (this.#demanded) {
+      const shareMax = Math.max(pauseShareMax, DEMANDED_PAUSE_SHARE_MAX);
+      return this.#lastMs + Math.max(minIntervalMs, this.#pauseMs / shareMax);
+    }
     const earliestMs = this.#lastMs + this.#gapMs;
-    if (this.#demanded) return earliestMs;
     const microMs = this.#lastMs + this.#microPeriodMs(microAllowed);
     return Math.max(earliestMs, Math.min(microMs, this.#lastLoadMs + this.options.periodMs));
   }

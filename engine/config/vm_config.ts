@@ -372,6 +372,9 @@ const DEFAULTS = {
   continuous: { periodMs: 100, pausePercent: 50, otherPeriod: ' or "adaptive"' },
 } as const;
 
+/** Between two checkpoints: what waits for one waits so long at the most, and the guest runs meanwhile. */
+const DEFAULT_MIN_INTERVAL_MS = 20;
+
 /** As often as the bound on pauses allows, and not more often than this. */
 const ADAPTIVE = "adaptive";
 const ADAPTIVE_PERIOD_MS = 25;
@@ -403,7 +406,8 @@ function readReplication(
   const [shortest, shortestMs] = microPeriodMs > 0
     ? ["microPeriod", microPeriodMs] as const
     : ["period", periodMs] as const;
-  const minIntervalMs = table.integer("minInterval", 1, 600_000) ?? Math.min(50, shortestMs);
+  const minIntervalMs = table.integer("minInterval", 1, 600_000) ??
+    Math.min(DEFAULT_MIN_INTERVAL_MS, shortestMs);
   if (minIntervalMs > shortestMs) {
     table.fail(
       "minInterval",

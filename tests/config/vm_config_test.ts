@@ -129,7 +129,7 @@ Deno.test("parseVmConfig fills in the defaults", () => {
     mode: "colo",
     periodMs: 500,
     microPeriodMs: 0,
-    minIntervalMs: 50,
+    minIntervalMs: 20,
     pauseShareMax: 0.05,
     inFlightMax: 1,
     revive: false,
@@ -149,10 +149,10 @@ Deno.test("parseVmConfig gives mode continuous a period and a bound of its own",
     const { periodMs, minIntervalMs, pauseShareMax } = parse(lines);
     return [periodMs, minIntervalMs, pauseShareMax];
   };
-  assertEquals(figures(""), [100, 50, 0.5]);
-  assertEquals(figures("period = 25"), [25, 25, 0.5]);
-  assertEquals(figures('period = "adaptive"'), [25, 25, 0.1]);
-  assertEquals(figures('period = "adaptive"\npauseShare = 20'), [25, 25, 0.2]);
+  assertEquals(figures(""), [100, 20, 0.5]);
+  assertEquals(figures("period = 25"), [25, 20, 0.5]);
+  assertEquals(figures('period = "adaptive"'), [25, 20, 0.1]);
+  assertEquals(figures('period = "adaptive"\npauseShare = 20'), [25, 20, 0.2]);
 });
 
 Deno.test("parseVmConfig reads the example of its documentation", async () => {
@@ -368,10 +368,10 @@ Deno.test("parseVmConfig takes QEMU's own versioned machines of x86", () => {
 });
 
 Deno.test("parseVmConfig lowers minInterval with a short period or microPeriod", () => {
-  const { replication } = parseVmConfig(`${SMALLEST}[replication]\nperiod = 20`, PATH);
-  assertEquals([replication.periodMs, replication.minIntervalMs], [20, 20]);
-  const micro = parseVmConfig(`${SMALLEST}[replication]\nmicroPeriod = 30`, PATH).replication;
-  assertEquals([micro.microPeriodMs, micro.minIntervalMs], [30, 30]);
+  const { replication } = parseVmConfig(`${SMALLEST}[replication]\nperiod = 15`, PATH);
+  assertEquals([replication.periodMs, replication.minIntervalMs], [15, 15]);
+  const micro = parseVmConfig(`${SMALLEST}[replication]\nmicroPeriod = 10`, PATH).replication;
+  assertEquals([micro.microPeriodMs, micro.minIntervalMs], [10, 10]);
 });
 
 Deno.test("parseVmConfig takes a relative unix socket from the file's directory", () => {

@@ -331,7 +331,11 @@ class Rules {
       this.#inFlight = undefined;
       this.#replica = false;
     }
-    if (event.type === "capture-lost") this.#requested = this.#underWay = false;
+    if (event.type === "capture-lost") {
+      // What was begun may have been one to be loaded.
+      if (this.#underWay) this.#lastLoadMs = this.#lastReplyMs;
+      this.#requested = this.#underWay = false;
+    }
     if (event.type === "encoded") this.#underWay = false;
     if (event.type === "committed" && event.epoch === this.#inFlight) this.#inFlight = undefined;
   }
@@ -374,6 +378,8 @@ class Rules {
         this.#open = true;
         break;
       case "absorb":
+        // It may have been begun as one to be loaded, by a secondary that is lost now.
+        this.#lastLoadMs = this.#lastReplyMs;
         this.#open = false;
         this.#underWay = false;
         break;
