@@ -15,6 +15,7 @@ export const AREA_NAMES = [
   "store",
   "continuous",
   "compare",
+  "net",
 ] as const;
 
 /** Name of an area. */

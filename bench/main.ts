@@ -12,6 +12,7 @@ import { COMPARE } from "./compare.ts";
 import { readHostFacts, readVersions } from "./host_facts.ts";
 import { CONTINUOUS } from "./continuous.ts";
 import { benchKernels } from "./kernels.ts";
+import { NET } from "./net.ts";
 import { PAUSE } from "./pause.ts";
 import { chartsOf, drawBars } from "./plot.ts";
 import { renderSection, renderTable, replaceSection } from "./results.ts";
@@ -28,7 +29,7 @@ const KERNELS: Area = {
   run: benchKernels,
 };
 
-const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE, CONTINUOUS, COMPARE];
+const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE, CONTINUOUS, COMPARE, NET];
 
 const HERE = import.meta.dirname!;
 

@@ -35,6 +35,13 @@ export function costRow({ case: name, unit, ours, peer, peerName, bar }: Cost): 
   };
 }
 
+/** The row of something of which more is better, or less: its medians. */
+export function compareRow(cost: Cost, sense: "least" | "most"): Row {
+  const row = costRow(cost);
+  if (sense === "most" || row.bar === null || row.ratio === null) return { ...row, sense };
+  return { ...row, sense, ok: row.ratio >= row.bar };
+}
+
 /** The row of a figure that is compared with nothing, and better the less it is: its median. */
 export function figure(name: string, unit: string, ours: readonly number[], bar?: number): Row {
   return {

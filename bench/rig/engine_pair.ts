@@ -11,7 +11,7 @@ import { ColoError } from "../../engine/errors.ts";
 import type { CheckpointReport, Report } from "../../engine/host/mod.ts";
 import type { Checkpoint, Contender } from "./contender.ts";
 import type { BenchGuest } from "./guest.ts";
-import type { ShapedNetwork } from "./network.ts";
+import type { NetworkPair } from "./namespaces.ts";
 import { freshDirectory, type Rig, until } from "./rig.ts";
 
 /** How the two are joined. */
@@ -20,8 +20,12 @@ export interface EngineOptions {
   readonly mode?: ReplicationMode | undefined;
   readonly periodMs: number;
   /** Between two namespaces; over loopback when left out. */
-  readonly network?: ShapedNetwork | undefined;
+  readonly network?: NetworkPair | undefined;
   readonly httpPort?: number | undefined;
+  /** See {@linkcode SideOptions.nic}; the same on both sides. */
+  readonly nic?: readonly string[] | undefined;
+  /** More lines of TOML after `[replication]`, the same on both sides. */
+  readonly rest?: readonly string[] | undefined;
 }
 
 const PORT = 7702;
@@ -45,7 +49,7 @@ export class EnginePair implements Contender {
   /** Start both; returns when the guest is protected. */
   static async start(guest: BenchGuest, options: EngineOptions): Promise<EnginePair> {
     const { rig } = guest;
-    const { network, httpPort } = options;
+    const { network, httpPort, nic, rest = [] } = options;
     const directory = await freshDirectory(rig);
     const address = network === undefined
       ? `127.0.0.1:${freePort()}`
@@ -57,10 +61,11 @@ export class EnginePair implements Contender {
         `period = ${options.periodMs}`,
         `${end} = "${address}"`,
         ...(network === undefined ? [] : ['encryption = "none"']),
+        ...rest,
       ].join("\n");
     const paths = { run: `${directory}/primary.toml`, standby: `${directory}/standby.toml` };
-    const primaryToml = guest.toml({ side: "primary", httpPort, rest: replication("peer") });
-    const standbyToml = guest.toml({ side: "secondary", rest: replication("listen") });
+    const primaryToml = guest.toml({ side: "primary", httpPort, nic, rest: replication("peer") });
+    const standbyToml = guest.toml({ side: "secondary", nic, rest: replication("listen") });
     await Deno.writeTextFile(paths.run, primaryToml);
     await Deno.writeTextFile(paths.standby, standbyToml);
     const standby = new Command(network?.secondary.prefix ?? [], ["standby", paths.standby]);

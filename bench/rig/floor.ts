@@ -15,6 +15,9 @@ import { freshDirectory } from "./rig.ts";
 
 const { coloMessage } = streamWriter;
 
+/** What is out is read within so long. */
+const QUIET_MS = 5;
+
 /** A primary QEMU with a reader in place of a secondary. */
 export class Floor implements Contender {
   readonly #vm: Vm;
@@ -35,7 +38,7 @@ export class Floor implements Contender {
     const colo = vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", {
       timeoutMs: Infinity,
     });
-    colo.then(() => this.#answer(coloMessage("checkpoint-ready"))).catch(() => {});
+    colo.then(() => this.#entered()).catch(() => {});
     this.#read().catch(() => {});
   }
 
@@ -80,6 +83,7 @@ export class Floor implements Contender {
   async #read(): Promise<void> {
     const connection = await this.#listener.accept();
     this.#connection = connection;
+    this.#answer(shut());
     const { staging } = this.#reader;
     for (let count; (count = await connection.read(staging.space())) !== null;) {
       let events = this.#reader.received(count);
@@ -93,12 +97,20 @@ export class Floor implements Contender {
     }
   }
 
+  /** The primary has entered COLO: its initial stream is out, and what has not been read comes now. */
+  async #entered(): Promise<void> {
+    while (this.#initial) {
+      await new Promise((resolve) => setTimeout(resolve, QUIET_MS));
+      for (const event of this.#reader.finishInitial()) this.#take(event);
+    }
+    this.#answer(coloMessage("checkpoint-ready"));
+  }
+
   #take(event: StreamEvent): void {
     if (event.type === "colo" && event.message === "checkpoint-request") {
       this.#answer(coloMessage("checkpoint-reply"));
     } else if (event.type === "device-state" && this.#initial) {
       this.#initial = false;
-      this.#answer(shut());
       this.#drop();
       this.#pages = 0;
     } else if (event.type === "device-state") {

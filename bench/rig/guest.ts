@@ -9,6 +9,7 @@ import { parseVmConfig, type VmConfig } from "../../engine/config/mod.ts";
 import { ColoError } from "../../engine/errors.ts";
 import { startVm } from "../../engine/host/start_vm.ts";
 import { qemuTool } from "../../engine/vm/mod.ts";
+import { GUEST } from "./hosts.ts";
 import { freshDirectory, pause, type Rig, until } from "./rig.ts";
 
 /** A guest to be benchmarked. */
@@ -16,6 +17,8 @@ export interface GuestOptions {
   readonly memoryMiB: number;
   /** Parameters of the demo guest, such as `colo.load=idle`. */
   readonly parameters: string;
+  /** What is behind its network card while it boots: QEMU saves the state of a user netdev as well. */
+  readonly bootNetdev?: string | undefined;
 }
 
 /** How one side runs the guest. */
@@ -24,6 +27,10 @@ export interface SideOptions {
   readonly side: "primary" | "secondary";
   /** Port of this host's loopback that reaches the guest's web server. */
   readonly httpPort?: number | undefined;
+  /** Lines of its network card but the MAC, in place of one that only this host reaches. */
+  readonly nic?: readonly string[] | undefined;
+  /** Further arguments for QEMU. */
+  readonly qemuArgs?: readonly string[] | undefined;
   /** More lines of TOML, such as the section `[replication]`. */
   readonly rest?: string | undefined;
 }
@@ -49,7 +56,9 @@ export class BenchGuest {
     const guest = new BenchGuest(rig, options, `${directory}/saved.qcow2`);
     await createImage(rig, guest.imagePath);
     const console = `${directory}/console.log`;
-    const config = guest.config({ side: "primary" }, directory);
+    const { bootNetdev } = options;
+    const nic = bootNetdev === undefined ? undefined : [`netdev = "${bootNetdev}"`];
+    const config = guest.config({ side: "primary", nic }, directory);
     const fresh = {
       ...config,
       vm: { ...config.vm, console, extraArgs: config.vm.extraArgs.slice(0, 2) },
@@ -81,11 +90,11 @@ export class BenchGuest {
   }
 
   /** The config of one side, as TOML: both sides have the same devices. */
-  toml({ side, httpPort, rest = "" }: SideOptions): string {
+  toml({ side, httpPort, nic, qemuArgs = [], rest = "" }: SideOptions): string {
     const { demoGuest } = this.rig;
     const { memoryMiB, parameters } = this.options;
     const drive = ["-drive", `if=none,format=qcow2,file=${this.imagePath}`];
-    const extraArgs = side === "primary" ? [...drive, "-loadvm", SNAPSHOT] : [];
+    const snapshot = side === "primary" ? [...drive, "-loadvm", SNAPSHOT] : [];
     const forward = httpPort === undefined ? "" : `,hostfwd=tcp:127.0.0.1:${httpPort}-:80`;
     return [
       "[vm]",
@@ -94,10 +103,10 @@ export class BenchGuest {
       `kernel = ${JSON.stringify(demoGuest.kernelPath)}`,
       `initrd = ${JSON.stringify(demoGuest.initrdPath)}`,
       `append = ${JSON.stringify(`${demoGuest.append} ${parameters}`)}`,
-      `extraArgs = ${JSON.stringify(extraArgs)}`,
+      `extraArgs = ${JSON.stringify([...snapshot, ...qemuArgs])}`,
       "[[vm.nics]]",
-      'mac = "52:54:00:c0:10:02"',
-      `netdev = "user,restrict=on${forward}"`,
+      `mac = "${GUEST.mac}"`,
+      ...(nic ?? [`netdev = "user,restrict=on${forward}"`]),
       rest,
     ].join("\n");
   }

@@ -8,7 +8,7 @@ import { startVm, type Vm } from "../../engine/host/start_vm.ts";
 import type { Qemu } from "../../engine/vm/mod.ts";
 import { type Checkpoint, type Contender, QmpPrimary, setCapabilities } from "./contender.ts";
 import type { BenchGuest } from "./guest.ts";
-import type { ShapedNetwork } from "./network.ts";
+import type { NetworkPair } from "./namespaces.ts";
 import { CountingRelay } from "./relay.ts";
 import { freshDirectory } from "./rig.ts";
 
@@ -16,7 +16,7 @@ import { freshDirectory } from "./rig.ts";
 export interface NativeOptions {
   readonly periodMs: number;
   /** TCP between two namespaces; a unix socket when left out. */
-  readonly network?: ShapedNetwork | undefined;
+  readonly network?: NetworkPair | undefined;
   /** Count bytes: only on a unix socket. */
   readonly counted?: boolean;
   readonly httpPort?: number | undefined;
@@ -103,6 +103,7 @@ export class NativePair implements Contender {
   }
 }
 
-function inside(qemu: Qemu, prefix: readonly string[] = []): Qemu {
+/** A QEMU that runs behind a prefix. */
+export function inside(qemu: Qemu, prefix: readonly string[] = []): Qemu {
   return { ...qemu, command: [...prefix, ...qemu.command] };
 }

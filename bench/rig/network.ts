@@ -4,15 +4,8 @@
  * @module
  */
 
-import { ColoError } from "../../engine/errors.ts";
 import { run, which } from "../../engine/vm/run.ts";
-
-/** One end. */
-export interface NetworkSide {
-  readonly address: string;
-  /** Put before a command, runs it there. */
-  readonly prefix: readonly string[];
-}
+import { Namespaces, type NetworkPair, type NetworkSide, whyNoNamespaces } from "./namespaces.ts";
 
 /** Speeds of the cable, as `tc` knows them, with a bucket that holds about 1 ms or one large packet. */
 const BURSTS = { "1gbit": "256kb", "100mbit": "128kb" } as const;
@@ -25,68 +18,66 @@ const QUEUE = "50ms";
 
 const INTERFACE = "veth0";
 
+const ROLES = ["primary", "secondary"] as const;
+
 /** The namespaces of one benchmark. */
-export class ShapedNetwork {
-  private constructor(
-    readonly primary: NetworkSide,
-    readonly secondary: NetworkSide,
-    readonly names: readonly [primary: string, secondary: string],
-  ) {}
+export class ShapedNetwork implements NetworkPair {
+  readonly primary: NetworkSide;
+  readonly secondary: NetworkSide;
+  readonly #namespaces: Namespaces<typeof ROLES[number]>;
+
+  private constructor(namespaces: Namespaces<typeof ROLES[number]>) {
+    this.#namespaces = namespaces;
+    this.primary = { address: "10.213.77.1", prefix: namespaces.prefix("primary") };
+    this.secondary = { address: "10.213.77.2", prefix: namespaces.prefix("secondary") };
+  }
 
   /** Why there can be none on this machine, or nothing. */
   static async whyNot(): Promise<string | undefined> {
-    if (Deno.uid() !== 0) return "network namespaces need root";
-    for (const program of ["ip", "tc"]) {
-      if (await which(program) === undefined) return `\`${program}\` is missing: install iproute2`;
-    }
-    return undefined;
+    const why = await whyNoNamespaces();
+    if (why !== undefined) return why;
+    return await which("tc") === undefined ? "`tc` is missing: install iproute2" : undefined;
   }
 
   /** @throws {ColoError} when the kernel refuses; nothing is left behind */
   static async create(): Promise<ShapedNetwork> {
-    const names = [`colo-bench-${Deno.pid}-p`, `colo-bench-${Deno.pid}-s`] as const;
-    const [primary, secondary] = names.map((name, index): NetworkSide => ({
-      address: `10.213.77.${index + 1}`,
-      prefix: ["ip", "netns", "exec", name],
-    }));
-    const network = new ShapedNetwork(primary!, secondary!, names);
-    try {
-      for (const name of names) await run("ip", ["netns", "add", name]);
-      const peer = ["peer", "name", INTERFACE, "netns", names[1]];
-      await run("ip", ["-n", names[0], "link", "add", INTERFACE, "type", "veth", ...peer]);
-      for (const [index, name] of names.entries()) {
-        const { address } = index === 0 ? network.primary : network.secondary;
-        await run("ip", ["-n", name, "address", "add", `${address}/30`, "dev", INTERFACE]);
-        for (const device of ["lo", INTERFACE]) {
-          await run("ip", ["-n", name, "link", "set", device, "up"]);
-        }
+    const namespaces = await Namespaces.create(ROLES);
+    const network = new ShapedNetwork(namespaces);
+    await namespaces.build(async () => {
+      const peer = ["peer", "name", INTERFACE, "netns", namespaces.name("secondary")];
+      await namespaces.ip("primary", "link", "add", INTERFACE, "type", "veth", ...peer);
+      for (const role of ROLES) {
+        const address = `${network[role].address}/30`;
+        await namespaces.ip(role, "address", "add", address, "dev", INTERFACE);
+        await namespaces.ip(role, "link", "set", INTERFACE, "up");
       }
-      return network;
-    } catch (error) {
-      await network.close();
-      const detail = error instanceof Error ? error.message : String(error);
-      throw new ColoError(`Cannot make network namespaces: ${detail}`, { cause: error });
-    }
+    });
+    return network;
   }
 
   /** Set the speed in both directions. */
   async shape(rate: LinkRate): Promise<void> {
     const bucket = ["rate", rate, "burst", BURSTS[rate], "latency", QUEUE];
-    for (const name of this.names) {
-      await run("tc", ["-n", name, "qdisc", "replace", "dev", INTERFACE, "root", "tbf", ...bucket]);
-    }
+    for (const role of ROLES) await this.#tc(role, "replace", "root", "tbf", ...bucket);
   }
 
   /** Take the limits away. */
   async unshape(): Promise<void> {
-    for (const name of this.names) {
-      // There is nothing to delete on a cable that has not been shaped.
-      await run("tc", ["-n", name, "qdisc", "delete", "dev", INTERFACE, "root"]).catch(() => {});
-    }
+    // There is nothing to delete on a cable that has not been shaped.
+    for (const role of ROLES) await this.#tc(role, "delete", "root").catch(() => {});
   }
 
   /** Remove the namespaces, and the cable with them. */
   async close(): Promise<void> {
-    for (const name of this.names) await run("ip", ["netns", "delete", name]).catch(() => {});
+    await this.#namespaces.close();
+  }
+
+  async #tc(
+    role: typeof ROLES[number],
+    verb: "replace" | "delete",
+    ...args: readonly string[]
+  ): Promise<void> {
+    const name = this.#namespaces.name(role);
+    await run("tc", ["-n", name, "qdisc", verb, "dev", INTERFACE, ...args]);
   }
 }

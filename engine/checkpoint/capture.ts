@@ -3,7 +3,7 @@
  * checkpoint after another.
  *
  * ```text
- *            initial stream            request          reply()           whole
+ *   accept(), initial stream            request          reply()           whole
  *  initial ----------------> idle -------------> asked ---------> sending ------> whole
  *                             ^                                                     |
  *                             +-------------------- acknowledge() ------------------+
@@ -145,6 +145,17 @@ export class Capture {
     return events;
   }
 
+  /**
+   * QEMU has entered COLO, so that its initial stream is out, and no more of it is on its way.
+   *
+   * @returns `initial`, unless the stream had a mark at its end, or what has come does not look like one
+   */
+  entered(): CaptureEvent[] {
+    const events: CaptureEvent[] = [];
+    for (const event of this.reader.finishInitial()) this.#take(event, events);
+    return events;
+  }
+
   #take(event: StreamEvent, events: CaptureEvent[]): void {
     switch (event.type) {
       case "configuration":
@@ -194,11 +205,11 @@ export class Capture {
   }
 
   /**
-   * Say that the initial stream has arrived. The primary then enters COLO, and says so over QMP
-   * (`MIGRATION` event, status `colo`).
+   * Take whatever the primary will send in its initial stream. At the end of that it enters COLO, and says
+   * so over QMP (`MIGRATION` event, status `colo`).
    */
   accept(): Uint8Array<ArrayBuffer> {
-    this.#require("idle");
+    this.#require("initial");
     return shut();
   }
 

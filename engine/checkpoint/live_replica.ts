@@ -154,7 +154,7 @@ export class LiveReplica implements Replica {
       { type: "stopped", epoch },
       {
         type: "write",
-        bytes: [write.ramEnd(id), write.ramSectionEnd(id), deviceState, write.vmDescription()],
+        bytes: [write.ramEnd(id), write.ramSectionEnd(id), deviceState],
       },
     ];
   }

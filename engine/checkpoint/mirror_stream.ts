@@ -37,5 +37,4 @@ export function* mirrorStream(
   yield write.ramEnd(id);
   yield write.ramSectionEnd(id);
   yield deviceState;
-  yield write.vmDescription();
 }

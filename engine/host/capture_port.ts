@@ -7,6 +7,9 @@
 import type { Capture, CaptureEvent } from "../checkpoint/capture.ts";
 import { ConfigError, messageOf } from "../errors.ts";
 
+/** When nothing more has come for so long of a stream that is out, all of it has been read. */
+const INITIAL_QUIET_MS = 5;
+
 /** A file that a stream is copied to. */
 interface Recording {
   readonly path: string;
@@ -49,6 +52,7 @@ export class CapturePort {
   async serve(capture: Capture, handle: (event: CaptureEvent) => void): Promise<void> {
     const connection = await this.#listener.accept();
     this.#connection = connection;
+    this.write([capture.accept()]);
     try {
       while (true) {
         const space = capture.space();
@@ -115,6 +119,20 @@ function removeIfThere(path: string): void {
     Deno.removeSync(path);
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/**
+ * QEMU has entered COLO, so that its initial stream is out: take what has not been read of it yet.
+ *
+ * @param isServing Whether the capture is still being fed
+ */
+export async function initialTaken(capture: Capture, isServing: () => boolean): Promise<void> {
+  let offset = -1;
+  while (isServing() && capture.state === "initial") {
+    if (offset === capture.reader.offset) capture.entered();
+    offset = capture.reader.offset;
+    await new Promise((resolve) => setTimeout(resolve, INITIAL_QUIET_MS));
   }
 }
 

@@ -23,7 +23,7 @@ import type { CheckpointReason } from "../proxy/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
 import { DeathWatch, killLeftover, type Qemu } from "../vm/mod.ts";
-import { CapturePort } from "./capture_port.ts";
+import { CapturePort, initialTaken } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
@@ -412,12 +412,11 @@ export class PrimaryHost {
     );
     this.#encoders = encoders;
     let serving = true;
-    // A status that comes when this stream has ended is that of a later one.
-    const entered = vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", {
-      timeoutMs: Infinity,
-    }).then(() => serving, () => false);
+    vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", { timeoutMs: Infinity })
+      // A status that comes when this stream has ended is that of a later one.
+      .then(() => this.#entered(capture, () => serving), () => {});
     try {
-      await this.#port.serve(capture, (event) => this.#captured(event, entered));
+      await this.#port.serve(capture, (event) => this.#captured(event));
       return "the primary QEMU closed its stream";
     } catch (error) {
       return messageOf(error);
@@ -428,12 +427,15 @@ export class PrimaryHost {
     }
   }
 
-  /** @param entered Whether QEMU has entered COLO with this stream, when it is known */
-  #captured(event: CaptureEvent, entered: Promise<boolean>): void {
+  async #entered(capture: Capture, isServing: () => boolean): Promise<void> {
+    await initialTaken(capture, isServing);
+    if (isServing()) this.#step({ type: "initial" });
+  }
+
+  #captured(event: CaptureEvent): void {
     switch (event.type) {
       case "initial":
-        this.#port.write([this.#capture!.accept()]);
-        entered.then((yes) => yes && this.#step({ type: "initial" }));
+        // It counts when QEMU has entered COLO.
         break;
       case "request":
         this.#step({ type: "request" });

@@ -52,7 +52,7 @@ export function standbyPages(chunk: Uint8Array): readonly Uint8Array[] {
 /** Let it run. In one piece: each write would cost a turn of the event loop. */
 export function standbyEnd(deviceState: Uint8Array): Uint8Array<ArrayBuffer> {
   const ramEnd = write.ramEnd(RAM_SECTION_ID);
-  const parts = [ramEnd, write.ramSectionEnd(RAM_SECTION_ID), deviceState, write.vmDescription()];
+  const parts = [ramEnd, write.ramSectionEnd(RAM_SECTION_ID), deviceState];
   const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const part of parts) {

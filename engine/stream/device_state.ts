@@ -1,17 +1,19 @@
 /**
  * Device state, collected until its end is known.
  *
- * In a checkpoint the primary says how long it is. In the initial stream nobody does: it ends where
- * the VM description begins, and only a parser of every device could tell where that is. So its end is
- * found by what surrounds it:
+ * In a checkpoint the primary says how long it is. In the initial stream nobody does, and only a parser
+ * of every device could tell where it ends. So its end is found by what surrounds it:
  *
  * ```text
- *   ... 7e be32 section id   00   06 be32 length   {"page_size": ...}
- *       footer of a device   EOF  VM description
+ *   ... 7e be32 section id   00   nothing, until the primary is answered; or
+ *       footer of a device   EOF  06 be32 length {"page_size": ...}; or
+ *                                 00000001 00000003, when it was answered (in a recording)
  * ```
  *
- * A place with these bytes where the JSON is an object of exactly the given length is the end. The
- * guest can put such bytes into its devices' state, and spoils nothing but its own protection.
+ * A QEMU that was started with `suppress-vmdesc=on` sends no VM description, and says elsewhere that all
+ * of the stream is out. Of one that does, a place where the JSON is an object of exactly the given length
+ * is the end. The guest can put such bytes into its devices' state, and spoils nothing but its own
+ * protection.
  *
  * @module
  */
@@ -45,8 +47,8 @@ export class GrowingBytes {
 export interface InitialDeviceState {
   /** All FULL sections and the EOF byte: the form in which a checkpoint carries device state too. */
   readonly deviceState: Uint8Array<ArrayBuffer>;
-  /** JSON text. */
-  readonly vmDescription: string;
+  /** JSON text; undefined where there is none. */
+  readonly vmDescription: string | undefined;
   /** Bytes of the last piece that belong to it; the rest is COLO messages. */
   readonly consumed: number;
 }
@@ -54,12 +56,18 @@ export interface InitialDeviceState {
 interface Candidate {
   /** Where the EOF byte is. */
   readonly eof: number;
-  /** Behind the last byte of the JSON. */
+  /** Behind the last byte that tells. */
   readonly end: number;
+  /** Whether that is COLO's first word, and not a VM description. */
+  readonly isMessage: boolean;
 }
 
 const FOOTER_BYTES = 5;
 const DESCRIPTION_HEADER_BYTES = 5;
+
+/** A checkpoint is asked for, and begun: what comes first when the primary has been answered. */
+const FIRST_MESSAGES_BYTES = 8;
+const [REQUEST, SEND] = [1, 3];
 
 /** Collects the device state of the initial stream. */
 export class InitialDeviceStateCollector {
@@ -87,16 +95,29 @@ export class InitialDeviceStateCollector {
     const complete = this.#candidates.filter((candidate) => candidate.end <= bytes.length);
     this.#candidates = this.#candidates.filter((candidate) => candidate.end > bytes.length);
     // The one that ends first: the one that would have been found had the bytes come one by one.
-    for (const { eof, end } of complete.sort((a, b) => a.end - b.end)) {
+    for (const { eof, end, isMessage } of complete.sort((a, b) => a.end - b.end)) {
+      const behind = piece.length - (bytes.length - end);
+      if (isMessage) {
+        const deviceState = bytes.slice(0, eof + 1);
+        return { deviceState, vmDescription: undefined, consumed: behind - FIRST_MESSAGES_BYTES };
+      }
       const json = jsonObject(bytes.subarray(eof + 1 + DESCRIPTION_HEADER_BYTES, end));
       if (json === undefined) continue;
       return {
         deviceState: bytes.slice(0, eof + 1),
         vmDescription: json,
-        consumed: piece.length - (bytes.length - end),
+        consumed: behind,
       };
     }
     return undefined;
+  }
+
+  /** QEMU has said elsewhere that all of it is out: the state, if what has come looks like one. */
+  finish(): Uint8Array<ArrayBuffer> | undefined {
+    const bytes = this.#collected.view();
+    const eof = bytes.length - 1;
+    if (bytes[eof] !== SECTION.EOF) return undefined;
+    return eof === 0 || bytes[eof - FOOTER_BYTES] === SECTION.FOOTER ? bytes.slice() : undefined;
   }
 
   #search(bytes: Uint8Array<ArrayBuffer>): void {
@@ -118,12 +139,18 @@ export class InitialDeviceStateCollector {
   /** Note the place if it looks like an end; false when too little has arrived to tell. */
   #take(view: DataView, eof: number): boolean {
     if (view.byteLength < eof + 1 + DESCRIPTION_HEADER_BYTES) return false;
-    if (view.getUint8(eof) !== SECTION.EOF || view.getUint8(eof + 1) !== SECTION.VM_DESCRIPTION) {
-      return true;
-    }
-    const length = view.getUint32(eof + 2);
-    if (length >= 2 && length <= VM_DESCRIPTION_BYTES_MAX) {
-      this.#candidates.push({ eof, end: eof + 1 + DESCRIPTION_HEADER_BYTES + length });
+    if (view.getUint8(eof) !== SECTION.EOF) return true;
+    const behind = eof + 1;
+    if (view.getUint8(behind) === SECTION.VM_DESCRIPTION) {
+      const length = view.getUint32(behind + 1);
+      if (length >= 2 && length <= VM_DESCRIPTION_BYTES_MAX) {
+        const end = behind + DESCRIPTION_HEADER_BYTES + length;
+        this.#candidates.push({ eof, end, isMessage: false });
+      }
+    } else if (view.getUint32(behind) === REQUEST) {
+      if (view.byteLength < behind + FIRST_MESSAGES_BYTES) return false;
+      if (view.getUint32(behind + 4) !== SEND) return true;
+      this.#candidates.push({ eof, end: behind + FIRST_MESSAGES_BYTES, isMessage: true });
     }
     return true;
   }

@@ -431,12 +431,29 @@ export class StreamReader {
     const found = this.#initialState!.push(this.#kernels.bytes.subarray(position, end));
     this.#consume(found?.consumed ?? unread);
     if (found === undefined) return false;
-    this.#events.push({ type: "device-state", deviceState: found.deviceState });
-    this.#events.push({ type: "vm-description", json: found.vmDescription });
+    this.#endInitial(found.deviceState);
+    const { vmDescription: json } = found;
+    if (json !== undefined) this.#events.push({ type: "vm-description", json });
+    return true;
+  }
+
+  #endInitial(deviceState: Uint8Array<ArrayBuffer>): void {
+    this.#events.push({ type: "device-state", deviceState });
     this.#initial = false;
     this.#initialState = undefined;
     this.#state = "message";
-    return true;
+  }
+
+  /**
+   * QEMU has said elsewhere that its initial stream is out, and all of that has been read: only a stream
+   * without a VM description needs to be told.
+   *
+   * @returns The end of the stream; nothing where what has come does not look like one
+   */
+  finishInitial(): StreamEvent[] {
+    const deviceState = this.#initialState?.finish();
+    if (deviceState !== undefined) this.#endInitial(deviceState);
+    return this.resume();
   }
 
   #message(): boolean {

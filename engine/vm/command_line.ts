@@ -79,14 +79,14 @@ export interface NicDescription {
  *   incoming: false,
  *   extraArgs: [],
  * });
- * if (!args.includes("pc-i440fx-11.1,accel=tcg")) throw new Error("no machine");
+ * if (!args.includes("pc-i440fx-11.1,accel=tcg,suppress-vmdesc=on")) throw new Error("no machine");
  * ```
  */
 export function qemuArgs(machine: MachineDescription): readonly string[] {
   return [
     ...["-name", `guest=${escapeCommas(machine.name)}`],
     ...["-nodefaults", "-no-user-config", "-display", "none"],
-    ...["-machine", `${machine.machine},accel=${machine.accel}${memoryBackend(machine)}`],
+    ...["-machine", machineOption(machine)],
     ...["-m", `size=${machine.memoryMiB}M`],
     ...memoryArgs(machine),
     ...["-smp", `cpus=${machine.cpus}`],
@@ -109,8 +109,10 @@ export function escapeCommas(value: string): string {
 /** Name of the main memory's RAM block, which the backend of another must have as well. */
 const MAIN_MEMORY = "pc.ram";
 
-function memoryBackend({ memoryPath }: MachineDescription): string {
-  return memoryPath === undefined ? "" : `,memory-backend=${MAIN_MEMORY}`;
+function machineOption({ machine, accel, memoryPath }: MachineDescription): string {
+  const memory = memoryPath === undefined ? "" : `,memory-backend=${MAIN_MEMORY}`;
+  // A COLO primary of QEMU 11.1 would add to its description of the VM at every checkpoint, for ever.
+  return `${machine},accel=${accel},suppress-vmdesc=on${memory}`;
 }
 
 function memoryArgs({ memoryMiB, memoryPath }: MachineDescription): string[] {

@@ -1,21 +1,23 @@
 /**
  * The demo guest: a small Linux that counts web requests and proves on its console, twice a second,
- * that it has lost nothing (see `demo_guest/init.sh`).
+ * that it has lost nothing (see `demo_guest/init.sh`). Its connections can be put to the proof as well
+ * (see `demo_guest/server.lua`).
  *
- * Kernel, modules and busybox are Debian's, fetched into the cache; the initial RAM filesystem is
+ * Kernel, modules and programs are Debian's, fetched into the cache; the initial RAM filesystem is
  * written here.
  *
  * @module
  */
 
 import { encodeHex } from "@std/encoding/mod.js";
-import { join } from "@std/path/mod.js";
+import { basename, join } from "@std/path/mod.js";
 import { QemuError } from "../errors.ts";
 import { openApt, unpackPackages, whyNoApt } from "./apt.ts";
 import { cacheDirectory, exists, makeOnce, type Progress } from "./cache.ts";
 import { type CpioEntry, writeCpio } from "./cpio.ts";
 import counterScript from "./demo_guest/counter.sh" with { type: "text" };
 import initScript from "./demo_guest/init.sh" with { type: "text" };
+import serverScript from "./demo_guest/server.lua" with { type: "text" };
 
 /** What QEMU needs to boot the demo guest. */
 export interface DemoGuest {
@@ -23,6 +25,8 @@ export interface DemoGuest {
   readonly initrdPath: string;
   /** The kernel's command line, with its console on the first serial port; add `colo.*` to it */
   readonly append: string;
+  /** The guest's programs in one that is statically linked, which runs on a host as well */
+  readonly busyboxPath: string;
 }
 
 /** The release whose kernel the demo guest was measured with. */
@@ -42,7 +46,26 @@ const MODULES = [
   "drivers/block/virtio_blk",
 ] as const;
 
-const COMMAND_LINE = "console=ttyS0 quiet ipv6.disable=1";
+/** Programs and what they need, with the packages they are from. */
+const PROGRAMS = [
+  { package: "busybox-static", source: "bin/busybox", path: "bin/busybox" },
+  { package: "luajit", source: "usr/bin/luajit", path: "bin/luajit" },
+  {
+    package: "lua-socket",
+    source: "usr/lib/x86_64-linux-gnu/liblua5.1-socket.so.2.0.0",
+    path: "lib/socket/core.so",
+  },
+  {
+    package: "libc6",
+    source: "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    path: "lib64/ld-linux-x86-64.so.2",
+  },
+  { package: "libc6", source: "lib/x86_64-linux-gnu/libc.so.6", path: "lib/libc.so.6" },
+  { package: "libc6", source: "lib/x86_64-linux-gnu/libm.so.6", path: "lib/libm.so.6" },
+  { package: "libgcc-s1", source: "lib/x86_64-linux-gnu/libgcc_s.so.1", path: "lib/libgcc_s.so.1" },
+] as const;
+
+const COMMAND_LINE = "console=ttyS0 quiet ipv6.disable_ipv6=1";
 
 const INDEX_PAGE = `<!doctype html>
 <title>colo demo guest</title>
@@ -59,7 +82,8 @@ export async function prepareDemoGuest(
   options: { readonly progress?: Progress } = {},
 ): Promise<DemoGuest> {
   const { progress } = options;
-  const parts = await digestOf(new TextEncoder().encode(MODULES.join()));
+  const wanted = [...MODULES, ...PROGRAMS.map(({ source }) => source)];
+  const parts = await digestOf(new TextEncoder().encode(wanted.join()));
   const directory = join(cacheDirectory(), `guest-${SUITE}-amd64-${parts}`);
   await makeOnce({
     target: directory,
@@ -71,6 +95,7 @@ export async function prepareDemoGuest(
     kernelPath: join(directory, "vmlinuz"),
     initrdPath: await buildInitrd(directory),
     append: COMMAND_LINE,
+    busyboxPath: join(directory, "busybox"),
   };
 }
 
@@ -87,8 +112,9 @@ async function fetchParts(target: string, progress?: Progress): Promise<void> {
   if (kernel === undefined) {
     throw new QemuError(`Cannot fetch the demo guest: ${KERNEL_PACKAGE} depends on no kernel`);
   }
-  progress?.(`fetching the demo guest from Debian's packages: ${kernel} and busybox-static`);
-  const files = await apt.downloadOnly([kernel, "busybox-static"]);
+  const packages = [kernel, ...new Set(PROGRAMS.map((program) => program.package))];
+  progress?.(`fetching the demo guest from Debian's packages: ${packages.join(", ")}`);
+  const files = await apt.downloadOnly(packages);
   const unpacked = join(target, "unpacked");
   await unpackPackages(files, unpacked);
   await pickParts(unpacked, target, kernel.replace("linux-image-", ""));
@@ -96,10 +122,12 @@ async function fetchParts(target: string, progress?: Progress): Promise<void> {
   await apt.clear();
 }
 
-/** A kernel package holds a hundred megabytes of modules; ten files are wanted. */
+/** A kernel package holds a hundred megabytes of modules; a few files are wanted. */
 async function pickParts(unpacked: string, target: string, release: string): Promise<void> {
   await Deno.copyFile(join(unpacked, `boot/vmlinuz-${release}`), join(target, "vmlinuz"));
-  await Deno.copyFile(join(unpacked, "bin/busybox"), join(target, "busybox"));
+  for (const { source, path } of PROGRAMS) {
+    await Deno.copyFile(join(unpacked, source), join(target, basename(path)));
+  }
   for (const module of MODULES) {
     const path = join(unpacked, "lib/modules", release, "kernel", `${module}.ko`);
     await Deno.copyFile(path, join(target, moduleFile(module)));
@@ -129,11 +157,17 @@ async function digestOf(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
 async function initrdEntries(directory: string): Promise<CpioEntry[]> {
   const read = (name: string) => Deno.readFile(join(directory, name));
   const order = MODULES.map((module) => moduleFile(module).replace(/\.ko$/, ""));
-  const folders = ["bin", "dev", "modules", "proc", "run", "sys", "www", "www/cgi-bin"];
+  const folders = [
+    ...["bin", "dev", "lib", "lib/socket", "lib64", "modules", "proc", "run", "sys"],
+    ...["www", "www/cgi-bin"],
+  ];
   return [
     ...folders.map((path): CpioEntry => ({ type: "directory", path, mode: 0o755 })),
     file("init", initScript, 0o755),
-    file("bin/busybox", await read("busybox"), 0o755),
+    file("server.lua", serverScript),
+    ...await Promise.all(
+      PROGRAMS.map(async ({ path }) => file(path, await read(basename(path)), 0o755)),
+    ),
     file("modules/order", order.join("\n") + "\n"),
     ...await Promise.all(
       MODULES.map(async (module) =>

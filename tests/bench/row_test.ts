@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import fc from "fast-check";
-import { costRow, median } from "../../bench/row.ts";
+import { compareRow, costRow, median } from "../../bench/row.ts";
 
 Deno.test("median is the middle value, or the mean of the two middle ones", () => {
   assertEquals(median([3, 1, 2]), 2);
@@ -49,4 +49,13 @@ Deno.test("costRow is content with a ratio up to the bar, and not above it", () 
 Deno.test("costRow misses the bar where nothing was measured", () => {
   const row = costRow({ case: "a", unit: "ms", ours: [], peer: [4], peerName: "b", bar: 0.75 });
   assertEquals(row.ok, false);
+});
+
+Deno.test("compareRow takes its bar for the least where more is better", () => {
+  const cost = { case: "a", unit: "requests/s", ours: [85], peer: [100], peerName: "b" };
+  assertEquals(compareRow({ ...cost, bar: 0.85 }, "least").ok, true);
+  assertEquals(compareRow({ ...cost, bar: 0.86 }, "least").ok, false);
+  assertEquals(compareRow({ ...cost, bar: 0.86 }, "most").ok, true);
+  assertEquals(compareRow({ ...cost, ours: [], bar: 0.1 }, "least").ok, false);
+  assertEquals(compareRow(cost, "least").ok, null);
 });

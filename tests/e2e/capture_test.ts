@@ -10,7 +10,7 @@ import {
 import { LiveReplica } from "../../engine/checkpoint/live_replica.ts";
 import type { ReplicaEffect, WholeCheckpoint } from "../../engine/checkpoint/replica.ts";
 import { parseVmConfig } from "../../engine/config/mod.ts";
-import { CapturePort } from "../../engine/host/capture_port.ts";
+import { CapturePort, initialTaken } from "../../engine/host/capture_port.ts";
 import { beginPrimary, beginSecondary, forgetTranslations } from "../../engine/host/colo_qemu.ts";
 import { ReplicaPort } from "../../engine/host/replica_port.ts";
 import { startVm, type Vm } from "../../engine/host/start_vm.ts";
@@ -133,9 +133,8 @@ class Pair implements AsyncDisposable {
     });
     await beginPrimary(primary.qmp, qemu.capabilities, port.path);
     port.serve(this.capture, this.captured.push).catch(() => {});
-    assertEquals(await this.captured.take(), { type: "initial" });
-    port.write([this.capture.accept()]);
     await colo;
+    await initialTaken(this.capture, () => true);
     port.write([this.capture.ready()]);
   }
 
@@ -167,6 +166,7 @@ class Pair implements AsyncDisposable {
     assertEquals((await this.captured.take()).type, "request");
     await sleep(afterMs);
     this.#capturePort!.write([capture.reply()]);
+    assertEquals((await this.captured.take()).type, "stopped");
     const whole = await this.captured.take();
     assert(whole.type === "whole");
     this.#capturePort!.write(capture.acknowledge());

@@ -12,12 +12,11 @@ const SAMPLE_EVERY = 50;
 const TIMEOUT_MS = 300_000;
 
 /**
- * Growth from the first third of the samples to the last: of the peaks, and of the medians. A peak is
- * where the garbage collector happens to be (25 MiB were seen in one run, 5 in another); what leaks shows
- * in the median.
+ * Growth from the first third of the samples to the last: of the peaks, and of the medians. Both move by
+ * some tens of MiB with what the garbage collector happens to do; what leaks goes on growing.
  */
 const PEAK_GROWTH_MIB_MAX = 48;
-const MEDIAN_GROWTH_SHARE_MAX = 0.05;
+const MEDIAN_GROWTH_SHARE_MAX = 0.15;
 
 const PROCESSES = {
   "primary engine": ({ primary }: DemoSession) => primary.pid,
@@ -50,11 +49,7 @@ Deno.test(`memory does not grow over ${CHECKPOINTS} checkpoints`, async (test) =
     assert(takeover.chainVerified && takeover.memoryVerified, "the guest was damaged");
   });
   for (const name of names) {
-    if (name === "primary QEMU") {
-      // QEMU 11.1 adds to its description of the VM, some 95 KB, at every checkpoint, in a native pair too.
-      console.log(`${name}: ${samples.get(name)!.map((mib) => mib.toFixed(0)).join(" ")} MiB`);
-      continue;
-    }
+    console.log(`${name}: ${samples.get(name)!.map((mib) => mib.toFixed(0)).join(" ")} MiB`);
     await test.step(`of the ${name}`, () => requireFlat(name, samples.get(name)!));
   }
 });

@@ -200,7 +200,7 @@ class ModelStandby {
 
   /** @returns Its memory and device state once it runs */
   run(image: readonly Uint8Array[], state: Uint8Array) {
-    const events = this.#write([standbyEnd(state)]);
+    const events = [...this.#write([standbyEnd(state)]), ...this.#reader.finishInitial()];
     const loaded = events.find((event) => event.type === "device-state");
     assert(loaded?.type === "device-state", "the stream is not whole");
     // Its ROM is not zero, and its main memory is the file's or zero.

@@ -46,6 +46,8 @@ export class ModelSecondary {
   /** Bytes for this QEMU; throws what {@linkcode StreamReader} throws. */
   write(bytes: Uint8Array): void {
     for (const event of this.#reader.push(bytes)) this.#take(event);
+    // QEMU knows its devices, and so where their state ends.
+    for (const event of this.#reader.finishInitial()) this.#take(event);
   }
 
   /** The next bytes of its answers, as many as `count`. */
@@ -88,12 +90,13 @@ export class ModelSecondary {
         this.loads.push({ deviceState: event.deviceState, ram: this.#ram.slice() });
         if (this.loads.length > 1) {
           this.#answer(coloMessage("vmstate-received"), coloMessage("vmstate-loaded"));
+        } else {
+          this.#answer(shut(), coloMessage("checkpoint-ready"));
+          this.#mayRequest = true;
         }
         break;
       case "vm-description":
-        this.#answer(shut(), coloMessage("checkpoint-ready"));
-        this.#mayRequest = true;
-        break;
+        throw new Error("with suppress-vmdesc=on, QEMU takes it for a message");
       case "colo":
         this.#message(event.message);
         break;

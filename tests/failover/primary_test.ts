@@ -605,7 +605,7 @@ Deno.test("PrimaryMachine serves a QEMU and a secondary, whatever they do next",
       if (world.protectedOnce) runs++;
       micros += world.rules.micros;
     }),
-    { numRuns: 600 },
+    { numRuns: 2000 },
   );
   assert(runs > 50, `only ${runs} runs came to be protected`);
   assert(micros > 50, `only ${micros} micro-checkpoints`);

@@ -181,8 +181,8 @@ class FakeQemu {
     const reader = new StreamReader(new ReferenceKernels());
     const buffer = new Uint8Array(64 * 1024);
     for (let count; (count = await connection.read(buffer)) !== null;) {
-      const events = [...reader.push(buffer.subarray(0, count))];
-      if (events.some(({ type }) => type === "vm-description")) return this.event("RESUME");
+      const events = [...reader.push(buffer.subarray(0, count)), ...reader.finishInitial()];
+      if (events.some(({ type }) => type === "device-state")) return this.event("RESUME");
     }
     // As QEMU does when its migration breaks.
     Deno.exit(1);

@@ -332,3 +332,36 @@ function mutate(bytes: Uint8Array, random: (below: number) => number): Uint8Arra
   }
   return mutated;
 }
+
+/** The initial stream of a QEMU that was started with `suppress-vmdesc=on`. */
+function undescribed(): Uint8Array {
+  const whole = initialStream([{ block: 0, page: 1, fill: 9 }]);
+  return whole.subarray(0, whole.length - write.vmDescription(VM_DESCRIPTION).length);
+}
+
+Deno.test("StreamReader takes the end of an initial stream that has no mark from whoever knows of it", () => {
+  const bytes = undescribed();
+  const reader = new StreamReader(new ReferenceKernels());
+  const early = [...reader.push(bytes.subarray(0, bytes.length - 1))].map(({ type }) => type);
+  assertEquals(early.includes("device-state"), false);
+  assertEquals(reader.finishInitial(), [], "it does not look like an end yet");
+  assertEquals([...reader.push(bytes.subarray(bytes.length - 1))], []);
+  assertEquals(reader.finishInitial().map(({ type }) => type), ["device-state"]);
+  assertEquals(reader.atMessageBoundary, true);
+  assertEquals(reader.finishInitial(), []);
+  const next = [...reader.push(checkpointStream([]))].map(({ type }) => type);
+  assertEquals(next.filter((type) => type === "device-state").length, 1);
+});
+
+Deno.test("StreamReader finds the end of a recorded stream without a mark, however it is cut", () => {
+  const bytes = concat(undescribed(), checkpointStream([{ block: 0, page: 2, fill: 3 }]));
+  for (const size of [1, 3, 7, 100, bytes.length]) {
+    const reader = new StreamReader(new ReferenceKernels());
+    const types: string[] = [];
+    for (let at = 0; at < bytes.length; at += size) {
+      for (const { type } of reader.push(bytes.subarray(at, at + size))) types.push(type);
+    }
+    const wanted = types.filter((type) => type === "device-state" || type === "colo");
+    assertEquals(wanted, ["device-state", "colo", "colo", "device-state"], `pieces of ${size}`);
+  }
+});

@@ -18,7 +18,7 @@ Deno.test("qemuArgs() writes a machine with nothing in it", () => {
   assertEquals(qemuArgs(BARE), [
     ...["-name", "guest=bare"],
     ...["-nodefaults", "-no-user-config", "-display", "none"],
-    ...["-machine", "pc,accel=kvm"],
+    ...["-machine", "pc,accel=kvm,suppress-vmdesc=on"],
     ...["-m", "size=64M"],
     ...["-smp", "cpus=2"],
     ...["-chardev", "null,id=console", "-serial", "chardev:console"],
@@ -64,7 +64,7 @@ Deno.test("qemuArgs() writes a machine with everything in it", () => {
   assertEquals(args, [
     ...["-name", "guest=web,, first"],
     ...["-nodefaults", "-no-user-config", "-display", "none"],
-    ...["-machine", "pc-i440fx-11.1,accel=tcg"],
+    ...["-machine", "pc-i440fx-11.1,accel=tcg,suppress-vmdesc=on"],
     ...["-m", "size=128M"],
     ...["-smp", "cpus=1"],
     ...["-kernel", "/guest/a,b/vmlinuz"],
@@ -123,7 +123,7 @@ Deno.test("qemuArgs() keeps what a console has shown when the same VM goes on", 
 Deno.test("qemuArgs() has the main memory in a file where one is named", () => {
   const args = qemuArgs({ ...BARE, memoryPath: "/dev/shm/a,b/image-1" });
   assertEquals(args.slice(args.indexOf("-machine"), args.indexOf("-smp")), [
-    ...["-machine", "pc,accel=kvm,memory-backend=pc.ram"],
+    ...["-machine", "pc,accel=kvm,suppress-vmdesc=on,memory-backend=pc.ram"],
     ...["-m", "size=64M"],
     "-object",
     "memory-backend-file,id=pc.ram,mem-path=/dev/shm/a,,b/image-1,share=on,size=64M",

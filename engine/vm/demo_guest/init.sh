@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The demo guest's only program of its own: a web page that counts, and a console that proves, line
-# by line, that this machine has lost nothing of its memory.
+# What the demo guest runs: a web page that counts, servers for tests of the network (server.lua), and
+# a console that proves, line by line, that this machine has lost nothing of its memory.
 #
 #   colo-boot nonce=<hex> chain=<sha256> file=<sha256>      once
 #   colo-tick <n> up=<seconds> chain=<sha256> file=ok|BAD   twice a second, n = 1, 2, 3...
@@ -13,7 +13,8 @@
 # Kernel parameters:
 #
 #   colo.ip=ADDRESS/PREFIX   address of eth0 (default 10.0.2.15/24, with the gateway 10.0.2.2)
-#   colo.gateway=ADDRESS     default route
+#   colo.ip6=ADDRESS/PREFIX  IPv6 address of eth0 (default: eth0 has no IPv6)
+#   colo.gateway=ADDRESS     default route, of IPv4
 #   colo.file_kib=N          size of the random file (default 1024)
 #   colo.load=KIND           what runs besides:
 #     tick                     the ticks alone (default)
@@ -33,10 +34,11 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs run /run
 
-ip= gateway= file_kib=1024 load=tick load_pages=256 load_ms=100
+ip= ip6= gateway= file_kib=1024 load=tick load_pages=256 load_ms=100
 for word in $(cat /proc/cmdline); do
   case $word in
     colo.ip=*) ip=${word#*=} ;;
+    colo.ip6=*) ip6=${word#*=} ;;
     colo.gateway=*) gateway=${word#*=} ;;
     colo.file_kib=*) file_kib=${word#*=} ;;
     colo.load=*) load=${word#*=} ;;
@@ -46,10 +48,21 @@ for word in $(cat /proc/cmdline); do
 done
 [ -n "$ip" ] || gateway=${gateway:-10.0.2.2}
 
+# The address counts at once, and nobody is asked for a router.
+use_ip6() {
+  settings=/proc/sys/net/ipv6/conf/eth0
+  echo 0 >$settings/accept_ra
+  echo 0 >$settings/accept_dad
+  echo 0 >$settings/router_solicitations
+  echo 0 >$settings/disable_ipv6
+  ip -6 address add "$ip6" dev eth0
+}
+
 for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
 ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
   ip address add "${ip:-10.0.2.15/24}" dev eth0
+  [ -z "$ip6" ] || use_ip6
   ip link set eth0 up
   [ -z "$gateway" ] || ip route add default via "$gateway"
 fi
@@ -61,6 +74,8 @@ nonce=$(head -c 16 /dev/urandom | xxd -p)
 set -- $(printf 'colo%s' "$nonce" | sha256sum)
 chain=$1
 httpd -h /www
+# Under emulation, code that is written while it runs costs more than it saves.
+LUA_CPATH='/lib/?.so' luajit -joff /server.lua &
 
 # Hundredths of a second since boot, into $now and, as the kernel writes it, $up.
 read_clock() {
