@@ -4,6 +4,7 @@ import { Command } from "@commander-js/extra-typings";
 import { loadVmConfig } from "../engine/config/mod.ts";
 import { ConfigError, QemuError } from "../engine/errors.ts";
 import {
+  createArbiter,
   PrimaryHost,
   type RestoreSource,
   type RunDirectory,
@@ -54,11 +55,12 @@ export function restoreCommand() {
               : streamSource(chain);
             const report = lineReporter(options.json ?? false);
             const common = { config, qemu, directory: run.path, run, report };
+            const arbiter = createArbiter(config);
             if (!isProtected) {
               const end = await runRestored({ ...common, source }, signal);
               return end === "stopped" ? EXIT.INTERRUPTED : exitOf(end);
             }
-            const host = new PrimaryHost({ ...common, restore: source });
+            const host = new PrimaryHost({ ...common, arbiter, restore: source });
             signal.addEventListener("abort", () => host.stop("the operator ended it"));
             const end = await host.run();
             return signal.aborted ? EXIT.INTERRUPTED : exitOf(end);

@@ -2,7 +2,7 @@
 
 import { Command } from "@commander-js/extra-typings";
 import { loadVmConfig, requirePeer } from "../engine/config/mod.ts";
-import { PrimaryHost } from "../engine/host/mod.ts";
+import { createArbiter, PrimaryHost } from "../engine/host/mod.ts";
 import { findQemu } from "../engine/vm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
 import { inRunDirectory, interruptible, lineReporter, progress } from "./shared.ts";
@@ -27,6 +27,7 @@ export function runCommand() {
             qemu,
             directory: run.path,
             run,
+            arbiter: createArbiter(config),
             report: lineReporter(options.json ?? false),
             recordPath: options.record,
           });

@@ -3,7 +3,7 @@
 import { Command } from "@commander-js/extra-typings";
 import { loadVmConfig, requireListen } from "../engine/config/mod.ts";
 import { ConfigError } from "../engine/errors.ts";
-import { SecondaryHost } from "../engine/host/mod.ts";
+import { createArbiter, SecondaryHost } from "../engine/host/mod.ts";
 import { findQemu } from "../engine/vm/mod.ts";
 import { EXIT } from "./exit_codes.ts";
 import { inRunDirectory, interruptible, lineReporter, progress } from "./shared.ts";
@@ -35,6 +35,7 @@ export function standbyCommand() {
             qemu,
             directory: run.path,
             run,
+            arbiter: createArbiter(config),
             report,
             takeOver,
           });

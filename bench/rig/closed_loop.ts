@@ -32,7 +32,7 @@ export interface LoadResult {
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly maxMs: number;
-  /** The longest that one waited for an answer, lost connections and new ones included. */
+  /** The longest that one waited for an answer, over a lost connection and its successor too. */
   readonly longestGapMs: number;
   /** Connections lost, or refused, and answers that were wrong. */
   readonly errorCount: number;
@@ -119,13 +119,13 @@ export class ClosedLoop {
     // Whoever asks at intervals does not ask when all the others do.
     await sleep(intervalMs * index / connections);
     while (!this.#over && answers < requestsMax) {
-      const beganMs = performance.now();
-      this.#waitingSinceMs[index] ??= beganMs;
       try {
+        if (answers > 0) this.#waitingSinceMs[index] ??= performance.now();
         const session = this.#sessions[index] ??= new Watched(
           await this.#open(),
           answerTimeoutMs ?? ANSWER_TIMEOUT_MS,
         );
+        this.#waitingSinceMs[index] ??= performance.now();
         if (this.#over) break;
         const askedMs = performance.now();
         const answeredMs = await session.next();

@@ -11,6 +11,7 @@ import type { ServerAddress } from "./client_connection.ts";
 import { ClosedLoop, type LoadResult, type LoopOptions } from "./closed_loop.ts";
 import { CountSession, GuestDialer, pageContent, PageSession } from "./sessions.ts";
 import { RandomPageSession, type Session } from "./sessions.ts";
+import { SynWatch } from "./syn_watch.ts";
 
 /** What is asked for. */
 export type LoadKind =
@@ -20,8 +21,10 @@ export type LoadKind =
   | { readonly kind: "count" }
   /** Counting on connections that the guest opens; `own` is where this client is reached. */
   | { readonly kind: "dial"; readonly own: ServerAddress }
-  /** Connections that the guest opens; one at a time, so that there is only one to ask. */
-  | { readonly kind: "connect"; readonly own: ServerAddress };
+  /** Connections that the guest opens, measured until one is accepted; with one who asks for them. */
+  | { readonly kind: "connect"; readonly own: ServerAddress }
+  /** The same, measured until the guest's first packet is here. */
+  | { readonly kind: "syn"; readonly own: ServerAddress };
 
 /** What a client is to do. */
 export interface LoadOptions extends LoopOptions {
@@ -51,6 +54,11 @@ function opener({ server, load }: LoadOptions): () => Promise<Session> {
     case "connect": {
       const dialer = new GuestDialer(server, load.own);
       return () => dialer.connecting();
+    }
+    case "syn": {
+      const dialer = new GuestDialer(server, load.own);
+      const syns = new SynWatch(load.own.port);
+      return () => dialer.connecting(syns);
     }
   }
 }

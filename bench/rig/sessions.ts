@@ -7,6 +7,7 @@
 
 import { ColoError } from "../../engine/errors.ts";
 import { ClientConnection, formatServer, type ServerAddress } from "./client_connection.ts";
+import type { SynWatch } from "./syn_watch.ts";
 
 /** One who asks, and looks at the answers. */
 export interface Session {
@@ -212,17 +213,22 @@ export class GuestDialer {
     return await turn;
   }
 
-  /** Asks for one connection after another; measured is the time until it is accepted. */
-  async connecting(): Promise<Session> {
+  /**
+   * Asks for one connection after another; measured is the time until it is accepted.
+   *
+   * @param syns If given, the time until the guest's first packet is here
+   */
+  async connecting(syns?: SynWatch): Promise<Session> {
     const http = await HttpConnection.open(this.#server);
     const next = async () => {
+      const syn = syns?.next();
       const accepted = this.#listener.accept().then((socket) => {
         const atMs = performance.now();
         socket.close();
         return atMs;
       });
       const [atMs] = await Promise.all([accepted, this.#ask(http, "connect")]);
-      return atMs;
+      return await syn ?? atMs;
     };
     return { next, close: () => http.close() };
   }

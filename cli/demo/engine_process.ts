@@ -4,6 +4,7 @@
  * @module
  */
 
+import { dirname } from "@std/path/mod.js";
 import type { Report } from "../../engine/host/mod.ts";
 import { ColoError } from "../../engine/errors.ts";
 
@@ -50,6 +51,8 @@ export class EngineProcess {
     const [program = "", ...rest] = command;
     this.#child = new Deno.Command(program, {
       args: rest,
+      // What it must remember goes with its config.
+      env: { XDG_STATE_HOME: dirname(args[1] ?? ".") },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -48,6 +48,16 @@
  * source = "10.0.0.0/8"          # the guest's address; sourcePort, destination and destinationPort likewise
  * destinationPort = 123
  *
+ * [failover]
+ * arbiter = "etcd"               # manual: two hosts decide by themselves what is certain, and ask for the rest
+ * endpoints = ["http://10.0.9.9:2379"] # of etcd
+ * lease = 5000                   # ms that a host may run the VM alone without etcd
+ * heartbeat = 100                # ms between two
+ * timeout = 500                  # ms of silence that are a loss
+ * fence = ["fence_ipmilan"]      # switches the other host off before its VM is taken over; fencePlug and fenceOptions
+ * fencePlug = "host-a"           # = what the device calls it, and further lines for the agent
+ * fenceOptions = ["ip=10.0.9.2", "username=admin", "password=secret"]
+ *
  * [store]
  * directory = "checkpoints"      # where `colo checkpoint save` puts them
  * retain = 10                    # how many are kept; all, as when left out
@@ -71,6 +81,12 @@ import { ConfigError } from "../errors.ts";
 import { IN_FLIGHT_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress, parseAddress } from "../link/address.ts";
 import { findDuplicate } from "./duplicates.ts";
+import {
+  FAILOVER_KEYS,
+  type FailoverSection,
+  formatFailover,
+  readFailover,
+} from "./failover_section.ts";
 import {
   formatNetwork,
   NETWORK_KEYS,
@@ -159,6 +175,7 @@ export interface VmConfig {
   readonly vm: VmSection;
   readonly replication: ReplicationSection;
   readonly network: NetworkSection;
+  readonly failover: FailoverSection;
   readonly qemuPath?: string | undefined;
   readonly store?: StoreSection | undefined;
   /** Path of the control socket, if not the usual one. */
@@ -242,6 +259,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
     "vm",
     "replication",
     "network",
+    "failover",
     "qemu",
     "store",
     "control",
@@ -250,6 +268,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
   // All keys are looked at before any value is.
   const vmTable = root.table("vm", VM_KEYS);
   const replicationTable = root.table("replication", REPLICATION_KEYS);
+  const failoverTable = root.table("failover", FAILOVER_KEYS);
   const networkTable = root.table("network", NETWORK_KEYS);
   const qemuTable = root.table("qemu", ["path"]);
   const storeTable = root.table("store", STORE_KEYS);
@@ -264,6 +283,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
     vm,
     replication,
     network: readNetwork(networkTable),
+    failover: readFailover(failoverTable),
     qemuPath: qemuPath === undefined ? undefined : resolve(directory, qemuPath),
     ...(store === undefined ? {} : { store }),
     ...(controlPath === undefined
@@ -499,6 +519,7 @@ export function requireListen({ path, replication }: VmConfig): LinkAddress {
 export function formatVmConfig(config: VmConfig): string {
   const { vm, replication, network, qemuPath, store, controlPath } = config;
   const networkTable = formatNetwork(network);
+  const failoverTable = formatFailover(config.failover);
   const { memoryMiB, ...rest } = vm;
   const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, inFlightMax } = replication;
   const { encryption, peer, listen, revive, stateDirectory, sharedMemory } = replication;
@@ -519,6 +540,7 @@ export function formatVmConfig(config: VmConfig): string {
       listen: listen && formatAddress(listen),
     }),
     ...(networkTable === undefined ? {} : { network: networkTable }),
+    ...(failoverTable === undefined ? {} : { failover: failoverTable }),
     ...(qemuPath === undefined ? {} : { qemu: { path: qemuPath } }),
     ...(store === undefined ? {} : { store: present({ ...store }) }),
     ...(controlPath === undefined ? {} : { control: { socket: controlPath } }),

@@ -5,11 +5,19 @@
  * ```text
  *              initial            replica-ready            seed-sent           loaded
  *  starting ------------> alone ----------------> seeding ----------> joining -------> protected
- *                          ^                         |                   |                 |
- *                          +--------- replica-lost --+-------------------+-----------------+
- *  any of them: capture-lost -> unattended (initial -> alone);  guest-ended, qemu-lost -> ended
- *  alone, seeding: qemu-lost -> reviving, where that is wanted (revived -> starting)
+ *                          ^ ^                       |                   |                 |
+ *                          | +------- replica-lost --+-------------------+ replica-lost    |
+ *                          |                                             v                 v
+ *                          +---------------------- granted ---------- deciding <-----------+
+ *  alone, seeding:      capture-lost -> unattended (initial -> alone)
+ *  joining, protected:  capture-lost -> deciding
+ *  any of them:         guest-ended, qemu-lost, stale -> ended
+ *  alone, seeding:      qemu-lost -> reviving, where that is wanted (revived -> starting)
  * ```
+ *
+ * A secondary that was sent a checkpoint behind its seed may take over, and the primary cannot know
+ * whether it does when it is lost. So the primary goes on holding back what the guest says, and asks the
+ * arbiter for the right to run alone; if the secondary was faster, this guest's life is over.
  *
  * What the guest says while no secondary can take over leaves at once. From the first checkpoint on that
  * a seeded secondary is sent it is held back, and the guest counts as protected when that checkpoint is
@@ -40,6 +48,8 @@ export type PrimaryPhase =
   | "joining"
   /** The secondary can take over. */
   | "protected"
+  /** The secondary is lost, and may have taken over: nothing leaves until the arbiter has decided. */
+  | "deciding"
   /** The guest runs, and this engine does not see its memory. */
   | "unattended"
   /** QEMU has ended, and is started again from the last checkpoint. */
@@ -61,6 +71,10 @@ export type PrimaryEvent =
   | { readonly type: "committed"; readonly epoch: number }
   | { readonly type: "loaded"; readonly epoch: number }
   | { readonly type: "replica-lost"; readonly reason: string }
+  /** The arbiter lets the primary run alone. */
+  | { readonly type: "granted" }
+  /** The VM is another's: this one must not run any more. */
+  | { readonly type: "stale"; readonly reason: string }
   /** A checkpoint that the secondary loads is wanted soon. */
   | { readonly type: "demand" }
   /** The mirror is to stay as it is: no checkpoint is begun until `release`. */
@@ -100,6 +114,10 @@ export type PrimaryEffect =
   | { readonly type: "release-outputs"; readonly epoch: number }
   /** Nobody can take over: whatever the guest says may leave. */
   | { readonly type: "run-alone" }
+  /** Ask the arbiter whether the primary may run alone, until it is `granted` or `stale`. */
+  | { readonly type: "claim"; readonly reason: string }
+  /** End the guest at once, with nothing of what it has said let out. */
+  | { readonly type: "kill-guest" }
   /** `x-colo-lost-heartbeat`: the guest goes on without us. */
   | { readonly type: "release-guest" }
   /** Start QEMU again from the mirror. */
@@ -109,6 +127,9 @@ export type PrimaryEffect =
   | { readonly type: "tell-goodbye"; readonly reason: string }
   | { readonly type: "report"; readonly phase: PrimaryPhase; readonly reason: string }
   | { readonly type: "wake"; readonly atMs: number };
+
+/** Phases in which checkpoints are begun. */
+const CHECKPOINTED: readonly PrimaryPhase[] = ["alone", "seeding", "joining", "protected"];
 
 /** Passes over the mirror that run beside checkpoints; after them the checkpoints wait for the seed. */
 export const SEED_PASSES_MAX = 3;
@@ -135,6 +156,11 @@ export class PrimaryMachine {
   #seedPasses = 0;
   #seedHolds = false;
   #seedEpoch = 0;
+  /** The secondary has been sent a checkpoint behind its seed: it may take over. */
+  #entrusted = false;
+  #lossReason = "";
+  /** The guest's memory is seen. */
+  #attached = false;
   #held = false;
   readonly #policy: CheckpointPolicy;
   readonly #inFlightMax: number;
@@ -167,14 +193,16 @@ export class PrimaryMachine {
   #on(event: PrimaryEvent): PrimaryEffect[] {
     switch (event.type) {
       case "initial":
-        this.#require(event, "starting", "unattended");
+        this.#require(event, "starting", "unattended", "deciding");
+        this.#attached = true;
+        if (this.#phase === "deciding") return [{ type: "ready" }];
         return [{ type: "ready" }, this.#become("alone", "no secondary is connected")];
       case "request":
-        this.#require(event, "alone", "seeding", "joining", "protected");
+        this.#require(event, "alone", "seeding", "joining", "protected", "deciding");
         this.#requested = true;
         return [];
       case "whole":
-        this.#require(event, "alone", "seeding", "joining", "protected");
+        this.#require(event, "alone", "seeding", "joining", "protected", "deciding");
         return this.#whole(event.epoch);
       case "replica-ready":
         if (this.#phase !== "alone") return [];
@@ -217,7 +245,17 @@ export class PrimaryMachine {
       case "replica-lost":
         if (!this.#replicated && this.#phase !== "seeding") return [];
         this.#inFlight = [];
+        if (this.#entrusted) return this.#decide(event.reason);
         return [{ type: "run-alone" }, this.#become("alone", event.reason)];
+      case "granted":
+        if (this.#phase !== "deciding") return [];
+        this.#entrusted = false;
+        return [
+          { type: "run-alone" },
+          this.#become(this.#attached ? "alone" : "unattended", this.#lossReason),
+        ];
+      case "stale":
+        return [{ type: "kill-guest" }, this.#become("ended", event.reason)];
       case "demand":
         this.#policy.demand();
         return [];
@@ -236,7 +274,10 @@ export class PrimaryMachine {
         if (this.#phase === "reviving") return [];
         this.#requested = false;
         this.#underWay = false;
+        this.#attached = false;
         this.#inFlight = [];
+        if (this.#phase === "deciding") return [{ type: "release-guest" }];
+        if (this.#entrusted) return [{ type: "release-guest" }, ...this.#decide(event.reason)];
         return [
           { type: "release-guest" },
           { type: "run-alone" },
@@ -266,8 +307,14 @@ export class PrimaryMachine {
         ];
       case "revived":
         this.#require(event, "reviving");
+        this.#attached = false;
         return [this.#become("starting", "QEMU runs again from the last checkpoint")];
     }
+  }
+
+  #decide(reason: string): PrimaryEffect[] {
+    this.#lossReason = reason;
+    return [this.#become("deciding", reason), { type: "claim", reason }];
   }
 
   /** A secondary has been sent everything: checkpoints go to it. */
@@ -278,10 +325,10 @@ export class PrimaryMachine {
   #whole(epoch: number): PrimaryEffect[] {
     if (!this.#replicated) {
       this.#underWay = false;
-      // There is nobody to wait for.
-      return [{ type: "acknowledge" }, { type: "absorb" }, { type: "release-outputs", epoch }];
+      return [{ type: "acknowledge" }, { type: "absorb" }];
     }
     this.#inFlight.push(epoch);
+    this.#entrusted = true;
     return [
       { type: "hold-outputs", epoch },
       { type: "acknowledge" },
@@ -292,7 +339,7 @@ export class PrimaryMachine {
   /** Begin a checkpoint when it is due and nothing stands in its way. */
   #pace(nowMs: number): PrimaryEffect[] {
     const held = this.#held || this.#underWay || this.#inFlight.length >= this.#inFlightMax ||
-      (this.#phase === "seeding" && this.#seedHolds);
+      !CHECKPOINTED.includes(this.#phase) || (this.#phase === "seeding" && this.#seedHolds);
     if (!this.#requested || held) return [];
     const dueAtMs = this.#policy.dueAtMs(this.#replicated);
     if (nowMs < dueAtMs) return [{ type: "wake", atMs: dueAtMs }];

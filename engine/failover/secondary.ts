@@ -5,12 +5,19 @@
  * ```text
  *              qemu-ready           seed-begin           loaded (seed)
  *  starting -------------> waiting ------------> seeding -------------> protecting
- *      ^                                            |                       | primary-lost
- *      +-------------- restart-qemu ----------------+                       v
- *      |                                            |                  taking-over
- *      |                            link-lost while |                       | promoted
- *      |                                 protecting v                       v
- *      +----- the primary connects again ------ orphaned                promoted
+ *      ^                                            |                    |      |
+ *      +-------------- restart-qemu ----------------+     primary-lost,  |      | link-lost, when
+ *      |                                            |     link-lost      v      v it knows too little
+ *      +------------------------------ stale --------------------- deciding    orphaned
+ *      |                                                                 | granted  |
+ *      |                                                                 v          |
+ *      |                                                            taking-over     |
+ *      |                                                                 | promoted |
+ *      |                                                                 v          |
+ *      +----- the primary connects again ---------- orphaned <-+     promoted       |
+ *                                                      ^       |                    |
+ *                                                      |   undecided (deciding)     |
+ *                                                      +----------------------------+
  * ```
  *
  * A replica that is lasting (an image) holds its checkpoint until a better one is whole: it becomes
@@ -18,8 +25,11 @@
  *
  * A checkpoint that came with a load asked for is loaded, together with those that were only held since
  * the last load. A takeover happens from the last checkpoint that was received as a whole, loaded or
- * only held: the primary may have let the world see what came before it. Losing the link alone
- * proves nothing about the primary: a secondary without a link does not take over by itself.
+ * only held: the primary may have let the world see what came before it.
+ *
+ * Nothing is taken over without the arbiter's grant. Losing the link alone proves nothing about the
+ * primary, but its guest says nothing that is not held here, once a checkpoint has come behind the seed:
+ * from then on a lost link is enough to ask. From the seed alone it is not: the world may have seen more.
  *
  * @module
  */
@@ -29,6 +39,7 @@ import type { Replica, ReplicaAnswer, ReplicaEffect } from "../checkpoint/replic
 import { StateError, WireError } from "../errors.ts";
 import { IN_FLIGHT_MAX } from "../limits.ts";
 import type { CommitPayload, SeedBeginPayload } from "../link/messages.ts";
+import type { LossEvidence } from "./arbiter.ts";
 
 /** How far a secondary is. */
 export type SecondaryPhase =
@@ -39,6 +50,8 @@ export type SecondaryPhase =
   | "seeding"
   /** It can take over. */
   | "protecting"
+  /** The primary is lost: the arbiter is asked whether to take over. */
+  | "deciding"
   /** It holds a guest, and knows nothing about the primary any more. */
   | "orphaned"
   | "taking-over"
@@ -60,6 +73,12 @@ export type SecondaryEvent =
   | { readonly type: "primary-lost"; readonly reason: string }
   /** Whoever knows that the primary is gone says so. */
   | { readonly type: "take-over"; readonly reason: string }
+  /** The arbiter's answer to a claim: take over. */
+  | { readonly type: "granted" }
+  /** The arbiter's answer: the VM is another's, and what is held here is of no more use. */
+  | { readonly type: "stale"; readonly reason: string }
+  /** There is no answer but an operator's. */
+  | { readonly type: "undecided"; readonly reason: string }
   /** The VM runs on its own. */
   | { readonly type: "promoted" }
   /** The guest has ended in good order. */
@@ -75,11 +94,16 @@ export type SecondaryEffect =
   | { readonly type: "tell-loaded"; readonly epoch: number }
   | { readonly type: "tell-ready" }
   | { readonly type: "tell-failed"; readonly reason: string }
+  /** Ask the arbiter whether to take over. */
+  | { readonly type: "claim"; readonly evidence: LossEvidence; readonly reason: string }
   /** Let the VM run on its own. */
   | { readonly type: "take-over"; readonly reason: string }
   /** Throw the VM away and start a fresh one. */
   | { readonly type: "restart-qemu" }
   | { readonly type: "report"; readonly phase: SecondaryPhase; readonly reason: string };
+
+/** Phases in which what a primary has sent comes too late. */
+const LATE: readonly SecondaryPhase[] = ["deciding", "taking-over", "promoted", "ended"];
 
 /** The secondary's state machine. */
 export class SecondaryMachine {
@@ -90,6 +114,9 @@ export class SecondaryMachine {
   /** Checkpoints that are held as a whole, of which the primary has not been told. */
   #untold: number[] = [];
   #takeoverReason = "";
+  /** The seed is whole, and a checkpoint has come behind it. */
+  #seedWhole = false;
+  #entitled = false;
   #takeoverBegun = false;
 
   /** @param createReplica Makes one that holds nothing; another takes its place when it is spoilt */
@@ -109,6 +136,11 @@ export class SecondaryMachine {
   /** The checkpoint that the VM runs from. */
   get epoch(): number {
     return this.#replica.epoch;
+  }
+
+  /** It holds all that the world has seen of the guest. */
+  get entitled(): boolean {
+    return this.#entitled;
   }
 
   /**
@@ -139,12 +171,22 @@ export class SecondaryMachine {
         return this.#primaryLost(event.reason);
       case "take-over":
         this.#require(event, "protecting", "orphaned");
-        return this.#beginTakeover(event.reason);
+        return this.#claim("ordered", event.reason);
+      case "granted":
+        return this.#phase === "deciding" ? this.#beginTakeover() : [];
+      case "stale":
+        if (this.#phase !== "deciding") return [];
+        this.#entitled = false;
+        return this.#replica.lasting
+          ? [this.#become("orphaned", event.reason)]
+          : this.#restart(event.reason);
+      case "undecided":
+        return this.#phase === "deciding" ? [this.#become("orphaned", event.reason)] : [];
       case "promoted":
         this.#require(event, "taking-over");
         return [this.#become("promoted", this.#takeoverReason)];
       case "goodbye":
-        if (this.#phase === "taking-over" || this.#phase === "promoted") return [];
+        if (LATE.includes(this.#phase)) return [];
         return [this.#become("ended", event.reason)];
       case "qemu-lost":
         return this.#qemuLost(event.reason);
@@ -163,7 +205,7 @@ export class SecondaryMachine {
   }
 
   #data(event: SecondaryEvent): SecondaryEffect[] {
-    if (this.#phase === "taking-over" || this.#phase === "promoted" || this.#phase === "ended") {
+    if (LATE.includes(this.#phase)) {
       // What was under way when the primary was lost comes too late.
       return [];
     }
@@ -171,6 +213,7 @@ export class SecondaryMachine {
       this.#requirePeer(event, "waiting", ...this.#replica.lasting ? ["orphaned"] as const : []);
       const { machine, blocks, ramSectionId } = event.seed;
       this.#incoming = new IncomingCheckpoint(blocks);
+      this.#seedWhole = this.#entitled = false;
       return [
         this.#become("seeding", "the primary sends its memory"),
         ...this.#replicaEffects(this.#replica.seedBegin(machine, blocks, ramSectionId)),
@@ -195,6 +238,8 @@ export class SecondaryMachine {
         }
         this.#untold.push(event.epoch);
         const whole = incoming.commit({ epoch: event.epoch, ...event.commit });
+        this.#entitled = this.#seedWhole;
+        this.#seedWhole = true;
         return this.#replicaEffects(replica.commit(whole, event.commit.load));
       }
     }
@@ -231,10 +276,10 @@ export class SecondaryMachine {
     }
     // A seed that is held as a whole is as good as any checkpoint: it is being loaded.
     if (this.#phase === "protecting" || this.#phase === "seeding") {
-      return this.#beginTakeover(reason);
+      return this.#claim("reported", reason);
     }
     if (this.#phase !== "orphaned") return [];
-    if (!this.#linked) return this.#beginTakeover(reason);
+    if (!this.#linked) return this.#claim("reported", reason);
     return [
       this.#become(
         "orphaned",
@@ -243,12 +288,23 @@ export class SecondaryMachine {
     ];
   }
 
-  #beginTakeover(reason: string): SecondaryEffect[] {
+  #claim(evidence: LossEvidence, reason: string): SecondaryEffect[] {
     this.#takeoverReason = reason;
     this.#incoming?.drop();
-    const report = this.#become("taking-over", reason);
-    const effects = this.#replicaEffects(this.#replica.loadHeld());
-    return [report, ...effects, ...this.#takeOverIfSettled()];
+    return [
+      this.#become("deciding", reason),
+      { type: "claim", evidence, reason },
+      // Should it come to a takeover, that has not to wait for them.
+      ...this.#replicaEffects(this.#replica.drop()),
+      ...this.#replicaEffects(this.#replica.loadHeld()),
+    ];
+  }
+
+  #beginTakeover(): SecondaryEffect[] {
+    return [
+      this.#become("taking-over", this.#takeoverReason),
+      ...this.#takeOverIfSettled(),
+    ];
   }
 
   /** A takeover waits for all that is held to be loaded. */
@@ -264,10 +320,10 @@ export class SecondaryMachine {
     this.#untold = [];
     if (this.#phase === "seeding") return this.#beginAnew(reason);
     if (this.#phase !== "protecting") return [];
+    if (this.#entitled) return this.#claim("silent", reason);
     return [
       this.#become("orphaned", `${reason}; it is not certain that the primary is dead`),
       ...this.#replicaEffects(this.#replica.drop()),
-      // Should it come to a takeover, that has not to wait for them.
       ...this.#replicaEffects(this.#replica.loadHeld()),
     ];
   }
@@ -277,6 +333,7 @@ export class SecondaryMachine {
     if (this.#phase === "promoted" || this.#phase === "taking-over") {
       return [this.#become("ended", reason)];
     }
+    this.#entitled = false;
     return [
       ...(this.#linked ? [{ type: "tell-failed", reason } as const] : []),
       ...this.#restart(reason),

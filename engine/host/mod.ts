@@ -5,6 +5,7 @@
  */
 
 export { type PrimaryEnd, PrimaryHost, type PrimaryHostOptions } from "./primary_host.ts";
+export { createArbiter } from "./arbitration.ts";
 export { openDirectPath } from "./direct_path.ts";
 export type { SavedOverControl, StatusOverControl } from "./primary_control.ts";
 export * from "./report.ts";

@@ -11,22 +11,37 @@ import { mirrorStream } from "../checkpoint/mirror_stream.ts";
 import type { ControlServer } from "../control/mod.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
 import { LinkError, messageOf, QemuError, StateError, StoreError } from "../errors.ts";
+import type { Arbiter } from "../failover/arbiter.ts";
 import {
   type PrimaryEffect,
   type PrimaryEvent,
   PrimaryMachine,
   type PrimaryPhase,
 } from "../failover/primary.ts";
-import { closeLink, type Link, type LinkAddress, type Message, openLink } from "../link/mod.ts";
+import {
+  closeLink,
+  type Link,
+  type LinkAddress,
+  type Message,
+  openLink,
+  RefusedError,
+} from "../link/mod.ts";
 import { eventTimeMs } from "../qmp/mod.ts";
 import type { CheckpointReason } from "../proxy/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
 import { DeathWatch, killLeftover, type Qemu } from "../vm/mod.ts";
+import {
+  Arbitration,
+  arbitrationOptions,
+  type LeaseEvents,
+  volatileArbiter,
+} from "./arbitration.ts";
 import { CapturePort, initialTaken } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
 import { removePrimaryFilters } from "./packet_filters.ts";
 import { PrimaryPackets } from "./primary_packets.ts";
@@ -46,6 +61,8 @@ export interface PrimaryHostOptions {
   /** Where the VM is written down, and was by an engine before; left out: it is not. */
   readonly run?: RunNotebook | undefined;
   readonly report: Reporter;
+  /** Who decides whether the VM may run here; left out: nobody but this side. */
+  readonly arbiter?: Arbiter | undefined;
   /** Write all that the primary QEMU says to this file, until its first stream ends. */
   readonly recordPath?: string | undefined;
   /** Start the VM where this left it, instead of booting it. */
@@ -104,6 +121,10 @@ export class PrimaryHost {
   #capture: Capture | undefined;
   #link: Link | undefined;
   #sender: ReplicaSender | undefined;
+  readonly #arbitration: Arbitration;
+  #pausedByLease = false;
+  /** Fulfilled when the secondary has said its last word on the link that there is. */
+  #lastWord: Promise<void> = Promise.resolve();
   readonly #plugs: NicPlugs;
   /** The network of the VM, once a secondary has come. */
   #packets: PrimaryPackets | undefined;
@@ -134,6 +155,13 @@ export class PrimaryHost {
       if (report.event === "checkpoint") this.#statistics.count(report);
       options.report(report);
     });
+    this.#arbitration = new Arbitration(
+      arbitrationOptions(
+        options.config,
+        options.arbiter ?? volatileArbiter(),
+        (text) => this.#notice(text),
+      ),
+    );
     this.#plugs = new NicPlugs(options.config);
     const { vm, store } = options.config;
     this.#saver = store && new Saver(store.directory, vm.name, store.retain);
@@ -144,6 +172,7 @@ export class PrimaryHost {
    *
    * @throws {QemuError} when QEMU cannot be started or cannot be made a primary; nothing is left running
    * @throws {ConfigError} when `recordPath` cannot be written; nothing was started
+   * @throws {ArbiterError} when the VM is another's; nothing is left running
    */
   async run(): Promise<PrimaryEnd> {
     const { qemu, recordPath } = this.#options;
@@ -168,6 +197,7 @@ export class PrimaryHost {
   /** Start the VM, or restore it. */
   async #start(): Promise<Vm> {
     const { config, qemu, directory, report, restore, run } = this.#options;
+    await this.#arbitration.begin(this.#leaseEvents, false);
     return restore === undefined
       ? await startVm({ config, qemu, directory, incoming: false, report, run })
       : await restoreVm({ config, qemu, directory, report, source: restore, run });
@@ -183,15 +213,59 @@ export class PrimaryHost {
       return undefined;
     }
     const vm = await adoptVm(record, qemu, report);
+    try {
+      await this.#arbitration.begin(this.#leaseEvents, true);
+    } catch (error) {
+      // What it would say now somebody else says.
+      vm.process.kill();
+      await vm.stop();
+      throw error;
+    }
     await releasePrimary(vm.qmp);
     for (const nic of filteredNics(config)) await removePrimaryFilters(vm.qmp, nic);
     return vm;
   }
 
+  readonly #leaseEvents: LeaseEvents = {
+    pause: () => this.#pauseForLease().catch((error) => this.#notice(messageOf(error))),
+    resume: () => this.#resumeWithLease().catch((error) => this.#notice(messageOf(error))),
+    stale: (reason) => this.#step({ type: "stale", reason }),
+  };
+
+  /** The arbiter cannot be reached, and may let somebody else run the VM soon. */
+  async #pauseForLease(): Promise<void> {
+    const { phase } = this.#machine;
+    // A secondary vouches for the VM; and what is being decided about says nothing.
+    if (phase === "protected" || phase === "deciding" || this.#done) return;
+    this.#notice("the arbiter cannot be reached: the VM is paused until it can");
+    this.#pausedByLease = true;
+    this.#step({ type: "hold" });
+    // At the end of a checkpoint QEMU would let it run again.
+    while (!this.#machine.settled && !this.#done) await sleep(FREEZE_POLL_MS);
+    if (this.#pausedByLease) await this.#vm?.qmp.execute("stop");
+  }
+
+  async #resumeWithLease(): Promise<void> {
+    if (!this.#pausedByLease) return;
+    this.#pausedByLease = false;
+    this.#notice("the arbiter can be reached again: the VM runs on");
+    await this.#vm?.qmp.execute("cont");
+    this.#step({ type: "release" });
+  }
+
+  /** The secondary is lost, and may have taken over. */
+  async #claim(): Promise<void> {
+    const { evidenceOfPrimary } = this.#arbitration;
+    const verdict = await this.#arbitration.claim(evidenceOfPrimary, "pair", this.#leaseEvents);
+    if (this.#over) return;
+    if (verdict.type === "undecided") this.#notice(verdict.reason);
+    else this.#step(verdict);
+  }
+
   /** End the VM and, in good order, its secondary. */
   async stop(reason: string): Promise<void> {
     this.#step({ type: "guest-ended", reason });
-    if (this.#link !== undefined) await answered(this.#link, GOODBYE_MS);
+    await this.#heardLastWord(GOODBYE_MS);
     this.#ended.resolve("stopped");
   }
 
@@ -228,7 +302,7 @@ export class PrimaryHost {
     const release = () => this.#step({ type: "release" });
     this.#step({ type: "hold" });
     while (!(this.#machine.settled && capture.consistent)) {
-      await new Promise((resolve) => setTimeout(resolve, FREEZE_POLL_MS));
+      await sleep(FREEZE_POLL_MS);
       if (this.#capture === capture && !this.#done) continue;
       release();
       throw new StoreError(`Cannot save checkpoint ${name}: the guest is not captured any more`);
@@ -298,9 +372,7 @@ export class PrimaryHost {
         await this.#sending;
         await this.#link?.bulk.flush();
       }
-      if (this.#link !== undefined) {
-        await answered(this.#link, ordered ? GOODBYE_MS : TAKEN_OVER_MS);
-      }
+      await this.#heardLastWord(ordered ? GOODBYE_MS : TAKEN_OVER_MS);
       this.#ended.resolve(ordered ? "guest-ended" : "qemu-lost");
     });
   }
@@ -389,6 +461,13 @@ export class PrimaryHost {
     this.#ended.resolve("qemu-lost");
   }
 
+  /** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */
+  async #heardLastWord(timeoutMs: number): Promise<void> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, timeoutMs));
+    await Promise.race([this.#lastWord, late]).finally(() => clearTimeout(timer));
+  }
+
   /** @returns Whether QEMU has begun to send its memory again */
   async #captureAnew(vm: Vm): Promise<boolean> {
     try {
@@ -460,6 +539,8 @@ export class PrimaryHost {
           memoryMiB: config.vm.memoryMiB,
           mode: config.replication.mode,
           nics: config.vm.nics.length,
+          generation: this.#arbitration.generation,
+          holder: this.#arbitration.holder,
           engineVersion: ENGINE_VERSION,
         });
         complaint = "";
@@ -467,6 +548,10 @@ export class PrimaryHost {
         await this.#serve(link);
       } catch (error) {
         const message = messageOf(error);
+        const refused = error instanceof RefusedError ? error.generation : 0;
+        if (refused > this.#arbitration.generation) {
+          return this.#step({ type: "stale", reason: `${message} (generation ${refused})` });
+        }
         if (message !== complaint && !this.#done) this.#notice(`${message}; trying again`);
         complaint = message;
       }
@@ -481,6 +566,8 @@ export class PrimaryHost {
     let ready = false;
     const watch = this.#watchLink(link);
     const packets = this.#readPackets(link);
+    const control = this.#readControl(link);
+    this.#lastWord = control.said;
     try {
       for await (const message of link.bulk.receive()) {
         if (message.type === "replicaFailed") {
@@ -502,6 +589,7 @@ export class PrimaryHost {
       reason = messageOf(error);
     } finally {
       clearInterval(watch);
+      reason = control.loss() ?? reason;
       closeLink(link);
       this.#sender?.cancel();
       for (let sending; sending !== this.#sending;) await (sending = this.#sending);
@@ -524,6 +612,36 @@ export class PrimaryHost {
     } finally {
       closeLink(link);
     }
+  }
+
+  /** Beats go and come until the link is gone. */
+  #readControl(
+    link: Link,
+  ): { readonly said: Promise<void>; readonly loss: () => string | undefined } {
+    const said = Promise.withResolvers<void>();
+    const { failover } = this.#options.config;
+    let loss: string | undefined;
+    const beat = { intervalMs: failover.heartbeatMs, timeoutMs: failover.timeoutMs };
+    const heartbeat = new Heartbeat(link.control, beat, () => {
+      loss = `the secondary's engine has been silent for ${failover.timeoutMs} ms`;
+      closeLink(link);
+    });
+    const read = async () => {
+      try {
+        for await (const message of link.control.receive()) {
+          if (message.type === "heartbeat") heartbeat.heard();
+          else if (message.type === "takenOver" || message.type === "goodbye") said.resolve();
+        }
+      } catch (error) {
+        if (!(error instanceof LinkError)) this.#notice(messageOf(error));
+      } finally {
+        heartbeat.stop();
+        said.resolve();
+        closeLink(link);
+      }
+    };
+    read();
+    return { said: said.promise, loss: () => loss };
   }
 
   /** Have the network of the VM led through this engine. */
@@ -626,6 +744,12 @@ export class PrimaryHost {
         return this.#packets?.committed(effect.epoch);
       case "run-alone":
         return this.#packets?.runAlone();
+      case "claim":
+        this.#claim().catch((error) => this.#notice(messageOf(error)));
+        return;
+      case "kill-guest":
+        this.#vm?.process.kill();
+        return;
       case "revive":
         this.#reviving = this.#revive(effect.reason).catch((error) => this.#notRevived(error));
         return;
@@ -703,13 +827,13 @@ export class PrimaryHost {
     await this.#reviving;
     await this.#packets?.close();
     await this.#vm?.stop();
+    await this.#arbitration.close();
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
 }
 
-/** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */
-async function answered(link: Link, timeoutMs: number): Promise<void> {
-  await link.control.next(timeoutMs).catch(() => {});
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /** Wait for as long as it may take until the exit of a QEMU is known whose stream has broken. */

@@ -17,6 +17,7 @@ import {
   StreamError,
   WireError,
 } from "../errors.ts";
+import type { Arbiter, LossEvidence } from "../failover/arbiter.ts";
 import {
   type SecondaryEffect,
   type SecondaryEvent,
@@ -25,14 +26,18 @@ import {
 import {
   acceptLinks,
   closeLink,
+  type Introduction,
   type Link,
   type LinkAddress,
   type LinkConnection,
   listenLink,
   type Message,
+  type Refusal,
 } from "../link/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { killLeftover, type Qemu } from "../vm/mod.ts";
+import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
 import { NicPlugs } from "./nics.ts";
@@ -50,6 +55,8 @@ export interface SecondaryHostOptions {
   /** Where its QEMU is written down, and was by an engine before; left out: it is not. */
   readonly run?: RunNotebook | undefined;
   readonly report: Reporter;
+  /** Who decides whether the VM may be taken over; left out: nobody but this side. */
+  readonly arbiter?: Arbiter | undefined;
   /** Bytes of checkpoints that may wait for QEMU before the primary has to wait. */
   readonly heldBytesMax?: number;
   /** Run the VM from the checkpoint that an earlier standby has left, without a word of its primary. */
@@ -66,6 +73,10 @@ export class SecondaryHost {
   readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
   readonly #plugs: NicPlugs;
+  readonly #arbitration: Arbitration;
+  /** What the primary that was accepted last says of itself. */
+  #introduction: Introduction | undefined;
+  #heartbeat: Heartbeat | undefined;
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
   #link: Link | undefined;
@@ -81,6 +92,10 @@ export class SecondaryHost {
     );
     this.#address = requireListen(options.config);
     this.#plugs = new NicPlugs(options.config);
+    const arbiter = options.arbiter ?? volatileArbiter();
+    this.#arbitration = new Arbitration(
+      arbitrationOptions(options.config, arbiter, (text) => this.#notice(text)),
+    );
     // It may be rejected before anybody waits for it.
     this.#ended.promise.catch(() => {});
   }
@@ -166,24 +181,9 @@ export class SecondaryHost {
   async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
     const { vm, replication: { mode } } = this.#options.config;
     const links = acceptLinks(listener, ENGINE_VERSION, (introduction) => {
-      if (this.#machine.phase === "promoted" || this.#machine.phase === "taking-over") {
-        return "it runs the VM itself, since it took over";
-      }
-      if (this.#link !== undefined) return "another primary is connected to it";
-      if (introduction.vmName !== vm.name) {
-        return `it stands by for VM "${vm.name}", not "${introduction.vmName}"`;
-      }
-      if (introduction.mode !== mode) {
-        return `its replication.mode is "${mode}", the primary's "${introduction.mode}": ` +
-          "make them the same";
-      }
-      if (introduction.memoryMiB !== vm.memoryMiB) {
-        return `its VM has ${vm.memoryMiB} MiB of memory, the primary's ${introduction.memoryMiB} MiB`;
-      }
-      if (introduction.nics !== vm.nics.length) {
-        return `its VM has ${vm.nics.length} network cards, the primary's ${introduction.nics}`;
-      }
-      return undefined;
+      const refusal = this.#refusal(introduction);
+      if (refusal === undefined) this.#introduction = introduction;
+      return refusal;
     });
     for await (const link of links) {
       if (this.#link === undefined) this.#serve(link).catch((error) => this.#fail(error));
@@ -191,10 +191,47 @@ export class SecondaryHost {
     }
   }
 
+  #refusal(introduction: Introduction): Refusal | undefined {
+    const { vm, replication: { mode } } = this.#options.config;
+    const { phase } = this.#machine;
+    if (phase === "promoted" || phase === "taking-over") {
+      const { generation } = this.#arbitration;
+      return { reason: "it runs the VM itself, since it took over", generation };
+    }
+    if (phase === "deciding") return { reason: "it is being decided who runs the VM" };
+    if (this.#link !== undefined) return { reason: "another primary is connected to it" };
+    if (introduction.vmName !== vm.name) {
+      return { reason: `it stands by for VM "${vm.name}", not "${introduction.vmName}"` };
+    }
+    if (introduction.mode !== mode) {
+      return {
+        reason: `its replication.mode is "${mode}", the primary's "${introduction.mode}": ` +
+          "make them the same",
+      };
+    }
+    const differs = (what: string, ours: number, theirs: number) => ({
+      reason: `its VM has ${ours} ${what}, the primary's ${theirs}`,
+    });
+    if (introduction.memoryMiB !== vm.memoryMiB) {
+      return differs("MiB of memory", vm.memoryMiB, introduction.memoryMiB);
+    }
+    if (introduction.nics !== vm.nics.length) {
+      return differs("network cards", vm.nics.length, introduction.nics);
+    }
+    return undefined;
+  }
+
   /** Work with one primary, until the link is gone. */
   async #serve(link: Link): Promise<void> {
     this.#link = link;
     let reason: string | undefined;
+    const { generation, holder } = this.#introduction!;
+    await this.#arbitration.share(generation, holder);
+    const { heartbeatMs, timeoutMs } = this.#options.config.failover;
+    this.#heartbeat = new Heartbeat(link.control, { intervalMs: heartbeatMs, timeoutMs }, () => {
+      reason ??= `the primary's engine has been silent for ${timeoutMs} ms`;
+      closeLink(link);
+    });
     const read = async (connection: LinkConnection) => {
       try {
         for await (const message of connection.receive()) {
@@ -212,6 +249,7 @@ export class SecondaryHost {
     this.#side?.connect(link.packets);
     this.#step({ type: "link-up" });
     await Promise.all([read(link.control), read(link.bulk), read(link.packets)]);
+    this.#heartbeat.stop();
     this.#link = undefined;
     this.#side?.connect(undefined);
     if (this.#over) return;
@@ -230,6 +268,8 @@ export class SecondaryHost {
         return this.#step({ type: "device-state", piece: message.bytes, delta: true });
       case "commit":
         return this.#step({ type: "commit", epoch: message.epoch, commit: message });
+      case "heartbeat":
+        return this.#heartbeat?.heard();
       case "primaryLost":
         return this.#step({ type: "primary-lost", reason: message.reason });
       case "frames":
@@ -279,6 +319,9 @@ export class SecondaryHost {
         return this.#tell({ type: "loaded", epoch: effect.epoch });
       case "tell-failed":
         return this.#tell({ type: "replicaFailed", reason: effect.reason });
+      case "claim":
+        this.#claim(effect.evidence).catch((error) => this.#fail(error));
+        return;
       case "take-over":
         this.#takeOver(effect.reason).catch((error) => this.#fail(error));
         return;
@@ -289,6 +332,21 @@ export class SecondaryHost {
         return this.#options.report({ event: "secondary", atMs: Date.now(), phase, reason });
       }
     }
+  }
+
+  async #claim(evidence: LossEvidence): Promise<void> {
+    const knowsAll = this.#machine.entitled || evidence === "reported";
+    if (!knowsAll) await this.#arbitration.lookUp();
+    const standing = knowsAll ? "pair" : "outside";
+    const verdict = await this.#arbitration.claim(evidence, standing, {
+      pause: () => this.#side?.monitor?.execute("stop").catch(() => {}),
+      resume: () => this.#side?.monitor?.execute("cont").catch(() => {}),
+      stale: (reason) => {
+        this.#notice(reason);
+        this.#side?.kill();
+      },
+    });
+    if (!this.#over) this.#step(verdict);
   }
 
   async #takeOver(reason: string): Promise<void> {
@@ -327,6 +385,8 @@ export class SecondaryHost {
   async #close(): Promise<void> {
     this.#over = true;
     this.#listener?.close();
+    this.#heartbeat?.stop();
+    await this.#arbitration.close();
     if (this.#link !== undefined) closeLink(this.#link);
     // Of a guest whose primary may be dead, what is held is all there is.
     const { phase } = this.#machine;

@@ -14,6 +14,23 @@ import type { LinkAddress } from "./address.ts";
 import { type HelloPayload, LINK_ROLES, type LinkRole } from "./messages.ts";
 import { connectLink, LinkConnection } from "./transport.ts";
 
+/** The standby does not take this primary. */
+export class RefusedError extends LinkError {
+  override name = "RefusedError";
+
+  /** @param generation The one in which the other side runs the VM itself; 0 when it does not */
+  constructor(message: string, readonly generation: number) {
+    super(message);
+  }
+}
+
+/** Why a primary is not taken. */
+export interface Refusal {
+  readonly reason: string;
+  /** The generation in which this side runs the VM itself. */
+  readonly generation?: number;
+}
+
 /** All connections between two engines. */
 export type Link = Readonly<Record<LinkRole, LinkConnection>>;
 
@@ -64,7 +81,8 @@ async function join(
     const answer = await connection.next(timeoutMs);
     if (answer.type === "welcome") return connection;
     const reason = answer.type === "refuse" ? answer.reason : `it said ${answer.type}`;
-    throw new LinkError(`Cannot join the standby: ${reason}`);
+    const generation = answer.type === "refuse" ? answer.generation : 0;
+    throw new RefusedError(`Cannot join the standby: ${reason}`, generation);
   } catch (error) {
     connection.close();
     // Foreign bytes where a standby was expected are one more way of not reaching it.
@@ -85,7 +103,7 @@ async function join(
 export async function* acceptLinks(
   listener: Deno.Listener,
   engineVersion: string,
-  refusal: (introduction: Introduction) => string | undefined,
+  refusal: (introduction: Introduction) => Refusal | undefined,
   timeoutMs = HANDSHAKE_MS,
 ): AsyncGenerator<Link, void> {
   const reception = new Reception(engineVersion, refusal, timeoutMs);
@@ -117,7 +135,7 @@ class Reception {
 
   constructor(
     readonly engineVersion: string,
-    readonly refusal: (introduction: Introduction) => string | undefined,
+    readonly refusal: (introduction: Introduction) => Refusal | undefined,
     readonly timeoutMs: number,
   ) {}
 
@@ -164,8 +182,10 @@ class Reception {
     if (hello.type !== "hello") {
       return this.#refuse(connection, `the connection began with ${hello.type}, not with hello`);
     }
-    const reason = this.refusal(hello);
-    if (reason !== undefined) return this.#refuse(connection, reason);
+    const refusal = this.refusal(hello);
+    if (refusal !== undefined) {
+      return this.#refuse(connection, refusal.reason, refusal.generation);
+    }
     const siblings = [...this.#halfOpen].filter(([, { hello: said }]) =>
       said?.session === hello.session
     );
@@ -191,8 +211,8 @@ class Reception {
     this.#wake.resolve();
   }
 
-  async #refuse(connection: LinkConnection, reason: string): Promise<void> {
-    await connection.refuse(reason);
+  async #refuse(connection: LinkConnection, reason: string, generation = 0): Promise<void> {
+    await connection.refuse(reason, generation);
     this.#drop(connection);
   }
 

@@ -2,8 +2,8 @@
  * What the two engines say to each other, on three connections.
  *
  * ```text
- *   control   primary -> secondary   hello, primaryLost, goodbye
- *             secondary -> primary   welcome or refuse, takenOver, goodbye
+ *   control   primary -> secondary   hello, heartbeat*, primaryLost, goodbye
+ *             secondary -> primary   welcome or refuse, heartbeat*, takenOver, goodbye
  *   bulk      primary -> secondary   hello, { seedBegin, pages*, deviceState+, commit, ( pages*, state+, commit )* }
  *                                    where state is deviceState or deviceStateDelta
  *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
@@ -48,6 +48,9 @@ export interface HelloPayload {
   readonly mode: "colo" | "continuous";
   /** Network cards of the VM: both sides have the same, in the same order. */
   readonly nics: number;
+  /** The generation in which the primary runs the VM, and who it is to the arbiter. */
+  readonly generation: number;
+  readonly holder: string;
   readonly engineVersion: string;
 }
 
@@ -72,7 +75,8 @@ export interface CommitPayload {
 export type Message =
   | { readonly type: "hello" } & HelloPayload
   | { readonly type: "welcome"; readonly engineVersion: string }
-  | { readonly type: "refuse"; readonly reason: string }
+  /** Whoever runs the VM himself says in which generation; 0 for anybody else. */
+  | { readonly type: "refuse"; readonly reason: string; readonly generation: number }
   | { readonly type: "seedBegin"; readonly epoch: number } & SeedBeginPayload
   | { readonly type: "pages"; readonly epoch: number; readonly records: Uint8Array }
   | { readonly type: "deviceState"; readonly epoch: number; readonly bytes: Uint8Array }
@@ -95,6 +99,7 @@ export type Message =
   | { readonly type: "committed"; readonly epoch: number }
   /** The secondary VM runs from this checkpoint. */
   | { readonly type: "loaded"; readonly epoch: number }
+  | { readonly type: "heartbeat" }
   /** The primary QEMU is dead for certain. */
   | { readonly type: "primaryLost"; readonly reason: string }
   /** The secondary VM runs on its own, since this time in milliseconds since the epoch. */
@@ -122,6 +127,7 @@ const NUMBERS: Readonly<Record<MessageType, number>> = {
   goodbye: 15,
   deviceStateDelta: 16,
   frames: 17,
+  heartbeat: 18,
 };
 
 const TYPES: ReadonlyMap<number, MessageType> = new Map(
@@ -157,6 +163,7 @@ export function encodeMessage(message: Message): Frame {
     case "loaded":
       return { type, epoch: message.epoch, payload: EMPTY };
     case "replicaReady":
+    case "heartbeat":
       return { type, epoch: 0, payload: EMPTY };
     default: {
       const { type: _, ...members } = message;
@@ -201,6 +208,7 @@ export function decodeMessage(frame: ReceivedFrame): Message {
     case "loaded":
       return { type, epoch };
     case "replicaReady":
+    case "heartbeat":
       return { type };
   }
   const members = new Members(type, payload, offset + FRAME_HEADER_BYTES);
@@ -214,11 +222,18 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         memoryMiB: members.count("memoryMiB"),
         mode: members.oneOf("mode", ["colo", "continuous"]),
         nics: members.count("nics"),
+        generation: members.count("generation"),
+        holder: members.text("holder"),
         engineVersion: members.text("engineVersion"),
       };
     case "welcome":
       return { type, engineVersion: members.text("engineVersion") };
     case "refuse":
+      return {
+        type,
+        reason: members.text("reason"),
+        generation: members.optionalCount("generation"),
+      };
     case "replicaFailed":
     case "primaryLost":
     case "goodbye":
@@ -289,6 +304,11 @@ class Members {
     const value = this.number(name);
     if (!Number.isSafeInteger(value) || value < 0) this.#fail(`${name} is no count`);
     return value;
+  }
+
+  /** @returns 0 where it is left out */
+  optionalCount(name: string): number {
+    return Object.hasOwn(this.#members, name) ? this.count(name) : 0;
   }
 
   oneOf<Value extends string>(name: string, values: readonly Value[]): Value {

@@ -129,9 +129,13 @@ export class LinkConnection {
     }
   }
 
-  /** Tell the peer why there is no link, and close. */
-  async refuse(reason: string): Promise<void> {
-    await this.send({ type: "refuse", reason }).catch(() => {});
+  /**
+   * Tell the peer why there is no link, and close.
+   *
+   * @param generation The one in which this side runs the VM itself, if it does
+   */
+  async refuse(reason: string, generation = 0): Promise<void> {
+    await this.send({ type: "refuse", reason, generation }).catch(() => {});
     await this.flush();
     this.close();
   }

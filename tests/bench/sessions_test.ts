@@ -9,6 +9,7 @@ import {
   RandomPageSession,
   type Session,
 } from "../../bench/rig/sessions.ts";
+import { isSynTo } from "../../bench/rig/syn_watch.ts";
 
 /** A server that says what it is told to, once a line. */
 async function withServer(
@@ -149,6 +150,28 @@ Deno.test("GuestDialer counts on a connection that the guest has opened", async 
     session.close();
     dialer.close();
   });
+});
+
+Deno.test("isSynTo takes a SYN to its port alone, of both families", () => {
+  const tcp = (port: number, flags: number) => {
+    const bytes = new Uint8Array(20);
+    new DataView(bytes.buffer).setUint16(2, port);
+    bytes[13] = flags;
+    return bytes;
+  };
+  const ip4 = [0x46, ...new Uint8Array(8), 6, ...new Uint8Array(14)];
+  const ip6 = [0x60, ...new Uint8Array(5), 6, ...new Uint8Array(33)];
+  for (const header of [ip4, ip6]) {
+    const packet = (port: number, flags: number) =>
+      Uint8Array.from([...header, ...tcp(port, flags)]);
+    assertEquals(isSynTo(packet(7711, 0x02), 7711), true);
+    assertEquals(isSynTo(packet(7711, 0xc2), 7711), true);
+    assertEquals(isSynTo(packet(7711, 0x12), 7711), false);
+    assertEquals(isSynTo(packet(7712, 0x02), 7711), false);
+    assertEquals(isSynTo(packet(7711, 0x02).subarray(0, header.length + 13), 7711), false);
+  }
+  assertEquals(isSynTo(new Uint8Array(0), 7711), false);
+  assertEquals(isSynTo(new Uint8Array(60), 7711), false);
 });
 
 Deno.test("quantile is a value that was seen", () => {

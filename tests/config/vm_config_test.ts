@@ -99,6 +99,18 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
       { maxLength: 2 },
     ),
   }),
+  failover: fc.record({
+    arbiter: fc.constantFrom("manual" as const, "etcd" as const),
+    endpoints: fc.constantFrom(["http://10.0.9.9:2379"], ["http://a:1", "https://b:2"]),
+    leaseMs: fc.integer({ min: 2000, max: 600_000 }),
+    heartbeatMs: fc.integer({ min: 10, max: 100 }),
+    timeoutMs: fc.integer({ min: 400, max: 60_000 }),
+    fence: fc.record({
+      command: fc.constantFrom(["fence_ipmilan"], ["/bin/fence", "-v"]),
+      plug: fc.constantFrom("host-a", "7"),
+      options: fc.constantFrom({}, { ip: "10.0.9.2", password: "a=b" }),
+    }),
+  }, { requiredKeys: ["arbiter", "endpoints", "leaseMs", "heartbeatMs", "timeoutMs"] }),
   qemuPath: maybe(file),
   store: maybe(
     fc.record({ directory: file, retain: fc.integer({ min: 1, max: 1000 }), images: file }, {
@@ -205,7 +217,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   '[vm]\nmemory = 64\n[replication]\npeeer = "x"':
     "replication.peeer is not known: did you mean peer",
   '[vm]\n"na\\nme\\u007f" = 1\n': 'vm."na\\nme\\u007f" is not known: did you mean name',
-  "x = 1": "x is not known (known: vm, replication, network, qemu, store, control)",
+  "x = 1": "x is not known (known: vm, replication, network, failover, qemu, store, control)",
   '"v m" = 1\n': '"v m" is not known: did you mean vm',
   '[vm]\nx = "a"':
     "vm.x is not known (known: name, machine, memory, cpus, accel, kernel, initrd, " +

@@ -77,6 +77,9 @@ const PROTECTING: readonly SecondaryEvent[] = [
 ];
 const CUT: SecondaryEvent = { type: "link-lost", reason: "cut" };
 const LOST: SecondaryEvent = { type: "primary-lost", reason: "killed" };
+const ORDER: SecondaryEvent = { type: "take-over", reason: "ordered" };
+const GRANTED: SecondaryEvent = { type: "granted" };
+const UNDECIDED: SecondaryEvent = { type: "undecided", reason: "silent" };
 
 Deno.test("a seed is told of when it is stored, and protects when it is applied and a QEMU stands by", () => {
   const machine = machineWith(...FRESH, LINK, ...SEEDED);
@@ -114,7 +117,8 @@ Deno.test("a takeover waits until all that is whole is in the image, and drops w
     ]);
     for (const answer of all.slice(0, answers)) machine.step(answer);
     machine.step({ type: "pages", chunk: records([{ block: 0, page: 1, fill: 1 }]) });
-    const effects = [LOST, ...all.slice(answers)].map((event) => describe(machine.step(event)));
+    assertEquals(describe(machine.step(LOST)), ">deciding,claim,drop");
+    const effects = [GRANTED, ...all.slice(answers)].map((event) => describe(machine.step(event)));
     assertEquals(effects[0], answers === 4 ? ">taking-over,take-over" : ">taking-over");
     assert(effects.at(-1)!.endsWith("take-over"));
     assertEquals(effects.filter((words) => words.endsWith("take-over")).length, 1);
@@ -125,7 +129,8 @@ Deno.test("a takeover waits until all that is whole is in the image, and drops w
 
 Deno.test("a seed that is whole is taken over from, though no QEMU stands by yet", () => {
   const machine = machineWith(...FRESH, LINK, ...SEEDED);
-  assertEquals(describe(machine.step(LOST)), ">taking-over");
+  assertEquals(describe(machine.step(LOST)), ">deciding,claim,drop");
+  assertEquals(describe(machine.step(GRANTED)), ">taking-over");
   machine.step({ type: "stored", epoch: 0 });
   assertEquals(describe(machine.step({ type: "applied", epoch: 0 })), "take-over");
   assertEquals(describe(machine.step({ type: "standby-ready" })), "tell-loaded 0");
@@ -137,10 +142,8 @@ Deno.test("what is held outlives a seed that does not become whole", () => {
     const words = describe(machine.step(end));
     assert(words.startsWith("seed-drop,>orphaned"), words);
     assertEquals(machine.epoch, 9);
-    assertEquals(
-      describe(machine.step({ type: "take-over", reason: "ordered" })),
-      ">taking-over,take-over",
-    );
+    assertEquals(describe(machine.step(ORDER)), ">deciding,claim,drop");
+    assertEquals(describe(machine.step(GRANTED)), ">taking-over,take-over");
   }
   const fresh = machineWith(...FRESH, LINK, BEGIN);
   assertEquals(describe(fresh.step(CUT)), "seed-drop,>waiting");
@@ -151,11 +154,19 @@ Deno.test("what is held is older than a primary that is there: its loss alone do
   const machine = machineWith(...HOLDING, LINK);
   assertEquals(describe(machine.step(LOST)), ">orphaned");
   machine.step(CUT);
-  assertEquals(describe(machine.step(LOST)), ">taking-over,take-over");
+  assertEquals(describe(machine.step(LOST)), ">deciding,claim,drop");
+  assertEquals(describe(machine.step(GRANTED)), ">taking-over,take-over");
 });
 
 Deno.test("answers to what was held before a seed are not taken for answers to the seed", () => {
-  const machine = machineWith(...PROTECTING, ...checkpoint(1, []), CUT, LINK, ...SEEDED);
+  const machine = machineWith(
+    ...PROTECTING,
+    ...checkpoint(1, []),
+    CUT,
+    UNDECIDED,
+    LINK,
+    ...SEEDED,
+  );
   assertEquals(describe(machine.step({ type: "stored", epoch: 1 })), "-");
   assertEquals(describe(machine.step({ type: "applied", epoch: 1 })), "-");
   assertEquals(describe(machine.step({ type: "standby-ready" })), "-");
@@ -174,12 +185,10 @@ Deno.test("what the keeper refuses costs the link, and nothing else", () => {
     "no good",
   );
   for (const event of checkpoint(2, [])) machine.step(event);
-  assertEquals(describe(machine.step(CUT)), ">orphaned,drop");
-  assertEquals(
-    describe(machine.step({ type: "take-over", reason: "ordered" })),
-    ">taking-over,take-over",
-  );
-  assertEquals(machine.epoch, 0);
+  assertEquals(describe(machine.step(CUT)), ">deciding,claim,drop");
+  assertEquals(describe(machine.step(UNDECIDED)), ">orphaned");
+  assertEquals(describe(machine.step(ORDER)), ">deciding,claim,drop");
+  assertEquals(describe(machine.step(GRANTED)), ">taking-over,take-over");
 });
 
 /** A QEMU that stands by: takes the stream as QEMU does. */
@@ -267,11 +276,14 @@ class Secondary {
   }
 
   step(event: SecondaryEvent): void {
+    let verdict: SecondaryEvent | undefined;
     for (const effect of this.machine.step(event)) {
       if (effect.type === "image") this.#keeper.tell(effect.command);
       if (effect.type === "tell-committed") this.told.push(effect.epoch);
+      if (effect.type === "claim") verdict = effect.evidence === "silent" ? UNDECIDED : GRANTED;
       if (effect.type === "take-over") this.takeOver = true;
     }
+    if (verdict !== undefined) this.step(verdict);
   }
 
   /** Take the next answers. */
@@ -416,7 +428,7 @@ Deno.test("whatever happens, the QEMU that stands by runs from the last checkpoi
         told.push(...secondary.told.splice(0));
       }
       if (secondary.machine.phase === "protecting") secondary.step(LOST);
-      else secondary.step({ type: "take-over", reason: "ordered" });
+      else secondary.step(ORDER);
       secondary.settle();
       assert(secondary.takeOver, `it is ${secondary.machine.phase}`);
       assert(secondary.standby!.fedAll.is, "no QEMU stands by");

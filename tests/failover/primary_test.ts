@@ -26,6 +26,8 @@ const EVENTS: Readonly<Record<PrimaryEvent["type"], PrimaryEvent>> = {
   "committed": { type: "committed", epoch: 1 },
   "loaded": { type: "loaded", epoch: 1 },
   "replica-lost": { type: "replica-lost", reason: "gone" },
+  "granted": { type: "granted" },
+  "stale": { type: "stale", reason: "another's" },
   "demand": { type: "demand" },
   "hold": { type: "hold" },
   "release": { type: "release" },
@@ -52,6 +54,11 @@ const WAYS: Readonly<Record<PrimaryPhase, readonly (PrimaryEvent["type"] | Prima
     { type: "whole", epoch: 1 },
     ...["encoded", "committed", "loaded"] as const,
   ],
+  deciding: [
+    ...["initial", "replica-ready", "seed-sent", "request"] as const,
+    { type: "whole", epoch: 2 },
+    "replica-lost",
+  ],
   unattended: ["initial", "capture-lost"],
   reviving: ["initial", { type: "qemu-lost", reason: "killed", revivable: true }],
   ended: ["qemu-lost"],
@@ -62,31 +69,34 @@ const WAYS: Readonly<Record<PrimaryPhase, readonly (PrimaryEvent["type"] | Prima
  * else the effects in their order; `>phase` is the report of a new phase.
  */
 const TABLE = `
-               starting        alone                       seeding                     joining                protected         unattended      reviving        ended
-initial        ready,>alone    !                           !                           !                      !                 ready,>alone    !               -
-request        !               wake                        wake                        -                      wake              !               !               -
-whole          !               acknowledge,absorb,outputs  acknowledge,absorb,outputs  hold,acknowledge,send  hold,acknowledge,send  !               !               -
-replica-ready  -               >seeding,seed               -                           -                      -                 -               -               -
-seed-pass      -               -                           -                           -                      -                 -               -               -
-seed-sent      !               !                           commit-seed,>joining        !                      !                 !               !               -
-encoded        -               -                           -                           -                      -                 -               -               -
-committed      -               -                           -                           outputs,clear-missing  -                 -               -               -
-loaded         -               -                           -                           -                      -                 -               -               -
-replica-lost   -               -                           alone,>alone                alone,>alone           alone,>alone      -               -               -
-demand         -               -                           -                           -                      -                 -               -               -
-hold           -               -                           -                           -                      -                 -               -               -
-release        -               -                           -                           -                      -                 -               -               -
-paused         -               -                           -                           -                      -                 -               -               -
-tick           -               -                           -                           -                      -                 -               -               -
-capture-lost   release,alone,>unatt  release,alone,>unatt              release,alone,>unatt              release,alone,>unatt         release,alone,>unatt    release,alone,>unatt  -               -
-guest-ended    goodbye,>ended  goodbye,>ended              goodbye,>ended              goodbye,>ended         goodbye,>ended    goodbye,>ended  goodbye,>ended  -
-qemu-lost      lost,>ended     lost,>ended                 lost,>ended                 lost,>ended            lost,>ended       lost,>ended     lost,>ended     -
-revived        !               !                           !                           !                      !                 !               >starting       -
+               starting        alone               seeding             joining                protected              deciding            unattended      reviving        ended
+initial        ready,>alone    !                   !                   !                      !                      ready               ready,>alone    !               -
+request        !               wake                wake                -                      wake                   -                   !               !               -
+whole          !               acknowledge,absorb  acknowledge,absorb  hold,acknowledge,send  hold,acknowledge,send  acknowledge,absorb  !               !               -
+replica-ready  -               >seeding,seed       -                   -                      -                      -                   -               -               -
+seed-pass      -               -                   -                   -                      -                      -                   -               -               -
+seed-sent      !               !                   commit-seed,>joining !                     !                      !                   !               !               -
+encoded        -               -                   -                   -                      -                      -                   -               -               -
+committed      -               -                   -                   outputs,clear-missing  -                      -                   -               -               -
+loaded         -               -                   -                   -                      -                      -                   -               -               -
+replica-lost   -               -                   alone,>alone        alone,>alone           >deciding,claim        -                   -               -               -
+granted        -               -                   -                   -                      -                      alone,>alone,wake   -               -               -
+stale          kill,>ended     kill,>ended         kill,>ended         kill,>ended            kill,>ended            kill,>ended         kill,>ended     kill,>ended     -
+demand         -               -                   -                   -                      -                      -                   -               -               -
+hold           -               -                   -                   -                      -                      -                   -               -               -
+release        -               -                   -                   -                      -                      -                   -               -               -
+paused         -               -                   -                   -                      -                      -                   -               -               -
+tick           -               -                   -                   -                      -                      -                   -               -               -
+capture-lost   release,alone,>unatt  release,alone,>unatt  release,alone,>unatt  release,alone,>unatt  release,>deciding,claim  release  release,alone,>unatt  -       -
+guest-ended    goodbye,>ended  goodbye,>ended      goodbye,>ended      goodbye,>ended         goodbye,>ended         goodbye,>ended      goodbye,>ended  goodbye,>ended  -
+qemu-lost      lost,>ended     lost,>ended         lost,>ended         lost,>ended            lost,>ended            lost,>ended         lost,>ended     lost,>ended     -
+revived        !               !                   !                   !                      !                      !                   !               >starting       -
 `;
 
 const SHORT: Readonly<Record<string, string>> = {
   "hold-outputs": "hold",
   "run-alone": "alone",
+  "kill-guest": "kill",
   "release-guest": "release",
   "release-outputs": "outputs",
   "tell-goodbye": "goodbye",
@@ -241,7 +251,8 @@ Deno.test("PrimaryMachine takes micro-checkpoints only when a secondary can hold
   machine.step(EVENTS.committed, 0);
   assertEquals(take(machine, 2, 0), [100, { type: "send", epoch: 2, load: false }]);
   // The secondary is lost: the period counts again, from the last that was loaded.
-  machine.step(EVENTS["replica-lost"], 110);
+  assertEquals(describe(machine.step(EVENTS["replica-lost"], 110)), ">deciding,claim");
+  assertEquals(describe(machine.step(EVENTS.granted, 110)), "alone,>alone");
   assertEquals(take(machine, 3, 110), [500, { type: "absorb" }]);
 });
 
@@ -408,7 +419,8 @@ class Rules {
 }
 
 const anyEvent: fc.Arbitrary<PrimaryEvent> = fc.oneof(
-  ...Object.values(EVENTS).filter(({ type }) => type !== "guest-ended" && type !== "qemu-lost")
+  ...Object.values(EVENTS)
+    .filter(({ type }) => type !== "guest-ended" && type !== "qemu-lost" && type !== "stale")
     .map((event) => fc.constant(event)),
   // A hold is short.
   fc.constant(EVENTS.release),
@@ -473,6 +485,7 @@ class World {
   #committed: number[] = [];
   #seeding = false;
   #encoding = false;
+  #claiming = false;
   #wakeMs: number | undefined;
 
   /** Events that may come now. */
@@ -481,7 +494,8 @@ class World {
     if (!this.#attached) return [{ type: "initial" }];
     if (this.#qemu === "running") events.push({ type: "request" });
     if (this.#qemu === "sending") events.push({ type: "whole", epoch: this.epoch + 1 });
-    if (this.#waiting) events.push({ type: "replica-ready" });
+    if (this.#claiming) events.push({ type: "granted" });
+    else if (this.#waiting) events.push({ type: "replica-ready" });
     else events.push({ type: "replica-lost", reason: "gone" });
     if (this.#seeding) {
       events.push({ type: "seed-pass", missingPages: 5000 }, {
@@ -515,6 +529,9 @@ class World {
         break;
       case "replica-ready":
         this.#waiting = false;
+        break;
+      case "granted":
+        this.#claiming = false;
         break;
       case "seed-sent":
         this.#seeding = false;
@@ -565,6 +582,7 @@ class World {
         this.#qemu = "sending";
       }
       if (effect.type === "seed") this.#seeding = true;
+      if (effect.type === "claim") this.#claiming = true;
       if (effect.type === "send" || effect.type === "commit-seed") {
         assertEquals(effect.epoch, this.epoch, "what is sent is the newest checkpoint");
         this.#sent.push(effect.epoch);
@@ -677,9 +695,10 @@ Deno.test("PrimaryMachine lets out what the guest said before a checkpoint when 
   assertEquals(released({ type: "committed", epoch: 2 }), [2]);
   assertEquals(released({ type: "committed", epoch: 2 }), []);
   assertEquals(released({ type: "committed", epoch: 3 }), [3]);
-  // Without a secondary there is nobody to wait for.
-  machine.step(EVENTS["replica-lost"], 0);
-  assertEquals(released({ type: "whole", epoch: 4 }), [4]);
+  // A secondary that is lost may have taken over: what was said waits for the arbiter.
+  assertEquals(describe(machine.step(EVENTS["replica-lost"], 0)), ">deciding,claim");
+  assertEquals(released({ type: "whole", epoch: 4 }), []);
+  assertEquals(describe(machine.step(EVENTS.granted, 0)), "alone,>alone");
 });
 
 Deno.test("PrimaryMachine is protected when a checkpoint is loaded whose outputs were held back", () => {
@@ -698,4 +717,22 @@ Deno.test("PrimaryMachine is protected when a checkpoint is loaded whose outputs
   machine.step({ type: "committed", epoch: 2 }, 60);
   assertEquals(machine.phase, "joining");
   assertEquals(describe(machine.step({ type: "loaded", epoch: 2 }, 65)), ">protected");
+});
+
+Deno.test("PrimaryMachine lets nothing out between the loss of a secondary and the arbiter's grant", () => {
+  for (const loss of [EVENTS["replica-lost"], EVENTS["capture-lost"]]) {
+    const machine = machineIn("protected");
+    const after = (event: PrimaryEvent) => describe(machine.step(event, 0));
+    const begun = after(loss);
+    assert(begun.includes(">deciding") && !begun.split(",").includes("alone"), begun);
+    // Neither a capture that breaks meanwhile nor one that begins anew is a way out.
+    assertEquals(after(EVENTS["capture-lost"]), "release");
+    assertEquals(after(EVENTS.initial), "ready");
+    assertEquals(after(EVENTS["replica-ready"]), "-");
+    assertEquals(after(EVENTS.granted), "alone,>alone");
+    assertEquals(after(EVENTS["replica-ready"]), ">seeding,seed");
+  }
+  const unseen = machineIn("protected");
+  unseen.step(EVENTS["capture-lost"], 0);
+  assertEquals(describe(unseen.step(EVENTS.granted, 0)), "alone,>unatt");
 });

@@ -49,6 +49,9 @@ const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
   "refused": { type: "refused", reason: "no records", offset: 0 },
   "primary-lost": { type: "primary-lost", reason: "killed" },
   "take-over": { type: "take-over", reason: "ordered" },
+  "granted": { type: "granted" },
+  "stale": { type: "stale", reason: "another's" },
+  "undecided": { type: "undecided", reason: "ask" },
   "promoted": { type: "promoted" },
   "goodbye": { type: "goodbye", reason: "off" },
   "qemu-lost": { type: "qemu-lost", reason: "died" },
@@ -69,8 +72,9 @@ const WAYS: Readonly<Record<SecondaryPhase, readonly SecondaryEvent[]>> = {
   "seeding": TO_SEEDING,
   "protecting": TO_PROTECTING,
   "orphaned": [...TO_PROTECTING, EVENTS["link-lost"]],
-  "taking-over": [...TO_PROTECTING, EVENTS["primary-lost"]],
-  "promoted": [...TO_PROTECTING, EVENTS["primary-lost"], EVENTS.promoted],
+  "deciding": [...TO_PROTECTING, EVENTS["primary-lost"]],
+  "taking-over": [...TO_PROTECTING, EVENTS["primary-lost"], EVENTS.granted],
+  "promoted": [...TO_PROTECTING, EVENTS["primary-lost"], EVENTS.granted, EVENTS.promoted],
   "ended": [EVENTS.goodbye],
 };
 
@@ -80,25 +84,28 @@ const WAYS: Readonly<Record<SecondaryPhase, readonly SecondaryEvent[]>> = {
  * `seeding` on.
  */
 const TABLE = `
-               starting     waiting         seeding            protecting            orphaned           taking-over  promoted  ended
-qemu-ready     >waiting     !               !                  !                     !                  !            !         !
-link-up        -            ready           -                  -                     >starting,restart  -            -         -
-link-lost      -            -               >starting,restart  >orphaned             -                  -            -         -
-seed-begin     wire         >seeding,write  wire               wire                  wire               -            -         -
-pages          wire         wire            write              -                     wire               -            -         -
-device-state   wire         wire            -                  -                     wire               -            -         -
-commit         wire         wire            wire               wire                  wire               -            -         -
-prepared       -            -               -                  -                     -                  -            -         -
-primary-lost   -            -               >starting,restart  >taking-over,takeover >taking-over,takeover -         -         -
-take-over      !            !               !                  >taking-over,takeover >taking-over,takeover !          !         !
-promoted       !            !               !                  !                     !                  >promoted    !         !
-recovered      !            !               !                  !                     !                  !            !         !
-standby-ready  !            !               !                  !                     !                  !            !         !
-stored         !            !               !                  !                     !                  !            !         !
-applied        !            !               !                  !                     !                  !            !         !
-refused        !            !               !                  !                     !                  !            !         !
-goodbye        >ended       >ended          >ended             >ended                >ended             -            -         >ended
-qemu-lost      >starting,restart >starting,restart failed,>starting,restart failed,>starting,restart >starting,restart >ended >ended -
+               starting     waiting         seeding            protecting            orphaned           deciding              taking-over  promoted  ended
+qemu-ready     >waiting     !               !                  !                     !                  !                     !            !         !
+link-up        -            ready           -                  -                     >starting,restart  -                     -            -         -
+link-lost      -            -               >starting,restart  >orphaned             -                  -                     -            -         -
+seed-begin     wire         >seeding,write  wire               wire                  wire               -                     -            -         -
+pages          wire         wire            write              -                     wire               -                     -            -         -
+device-state   wire         wire            -                  -                     wire               -                     -            -         -
+commit         wire         wire            wire               wire                  wire               -                     -            -         -
+prepared       -            -               -                  -                     -                  -                     -            -         -
+primary-lost   -            -               >starting,restart  >deciding,claim       >deciding,claim    -                     -            -         -
+take-over      !            !               !                  >deciding,claim       >deciding,claim    !                     !            !         !
+granted        -            -               -                  -                     -                  >taking-over,takeover -            -         -
+stale          -            -               -                  -                     -                  >starting,restart     -            -         -
+undecided      -            -               -                  -                     -                  >orphaned             -            -         -
+promoted       !            !               !                  !                     !                  !                     >promoted    !         !
+recovered      !            !               !                  !                     !                  !                     !            !         !
+standby-ready  !            !               !                  !                     !                  !                     !            !         !
+stored         !            !               !                  !                     !                  !                     !            !         !
+applied        !            !               !                  !                     !                  !                     !            !         !
+refused        !            !               !                  !                     !                  !                     !            !         !
+goodbye        >ended       >ended          >ended             >ended                >ended             -                     -            -         -
+qemu-lost      >starting,restart >starting,restart failed,>starting,restart failed,>starting,restart >starting,restart failed,>starting,restart >ended >ended -
 `;
 
 const SHORT: Readonly<Record<string, string>> = {
@@ -205,7 +212,9 @@ Deno.test("SecondaryMachine takes over after the load that is under way, whereve
     // Half of another checkpoint has come: it must leave no trace.
     machine.step(EVENTS.pages);
     machine.step(EVENTS["device-state"]);
-    assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">taking-over");
+    const [report, claim] = machine.step(EVENTS["primary-lost"]);
+    assertEquals([report?.type, claim?.type], ["report", "claim"]);
+    machine.step(EVENTS.granted);
     assertEquals(machine.step({ type: "commit", epoch: 3, commit: EMPTY_TOTALS }), [], "too late");
     const effects = steps.slice(before).flatMap((step) => machine.step(step));
     const told = types(effects).filter((type) => type !== "write" && type !== "stopped");
@@ -292,9 +301,8 @@ Deno.test("SecondaryMachine loads what it only held before it takes over, and wh
     const machine = machineIn("protecting");
     stepAll(machine, checkpoint(2, page, false));
     stepAll(machine, checkpoint(3, page, false));
-    const phase = first === "primary-lost" ? ">taking-over" : ">orphaned";
-    assertEquals(describe(machine.step(EVENTS[first])), `${phase},prepare`);
-    if (first === "link-lost") machine.step(EVENTS["primary-lost"]);
+    assertEquals(describe(machine.step(EVENTS[first])), ">deciding,claim,prepare");
+    assertEquals(describe(machine.step(EVENTS.granted)), ">taking-over");
     const { load, after } = loadOnce(machine);
     assertEquals(find(load, records([page])).count, 2);
     assertEquals(describe(after), "tell-loaded,takeover");
@@ -307,6 +315,7 @@ Deno.test("SecondaryMachine loads micro-checkpoints that came before its seed wa
   stepAll(machine, [EVENTS["device-state"], EVENTS.commit]);
   stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, false));
   machine.step(EVENTS["primary-lost"]);
+  machine.step(EVENTS.granted);
   assertEquals(machine.step(READY), [{ type: "tell-loaded", epoch: 1 }, { type: "prepare" }]);
   assertEquals(describe(loadOnce(machine).after), "tell-loaded,takeover");
   assertEquals(machine.epoch, 2);
@@ -343,7 +352,8 @@ Deno.test("SecondaryMachine takes over from a seed that it holds as a whole", ()
   const machine = machineIn("seeding");
   machine.step(EVENTS["device-state"]);
   assertEquals(types(machine.step(EVENTS.commit)), ["tell-committed", "stopped", "write"]);
-  assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">taking-over");
+  assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">deciding,claim");
+  assertEquals(describe(machine.step(EVENTS.granted)), ">taking-over");
   assertEquals(describe(machine.step(READY)), "tell-loaded,takeover");
   assertEquals(machine.epoch, 1);
 });
@@ -470,6 +480,7 @@ class World {
   #taken: number[] = [];
   /** How many of them QEMU has been given. */
   #given = 0;
+  #verdict: SecondaryEvent | undefined;
   /** Bytes of those that it has not been given, and whether they may be loaded. */
   #heldBytes = 0;
   #wanted = false;
@@ -604,7 +615,7 @@ class World {
         this.#cut();
         return;
       }
-      const late = ["taking-over", "promoted"].includes(this.machine.phase);
+      const late = ["deciding", "taking-over", "promoted"].includes(this.machine.phase);
       if (event.type === "commit" && !late) this.#take(event.epoch, event.commit);
       if (event.type === "seed-begin" && !late) {
         this.#taken = [];
@@ -639,6 +650,9 @@ class World {
 
   #step(event: SecondaryEvent): void {
     for (const effect of this.machine.step(event)) this.#do(effect);
+    const verdict = this.#verdict;
+    this.#verdict = undefined;
+    if (verdict !== undefined) this.#step(verdict);
   }
 
   #do(effect: SecondaryEffect): void {
@@ -664,6 +678,12 @@ class World {
         break;
       case "tell-loaded":
         assertEquals(effect.epoch, this.#taken[this.#given - 1], "loaded is what QEMU was given");
+        break;
+      case "claim":
+        // Two hosts, and nobody to ask: silence proves nothing.
+        this.#verdict = effect.evidence === "silent"
+          ? { type: "undecided", reason: "silent" }
+          : { type: "granted" };
         break;
       case "take-over":
         this.takeOvers++;
@@ -736,4 +756,37 @@ Deno.test("SecondaryMachine gives QEMU whole checkpoints, all that it holds, wha
   const enough = seen.takeOvers > 20 && seen.loads > 200 && seen.seeds > 100 &&
     seen.merged > 100 && seen.withheld > 5;
   assert(enough, `too little happened: ${JSON.stringify(seen)}`);
+});
+
+/** A secondary that has loaded a checkpoint behind its seed. */
+function entitled(): SecondaryMachine {
+  const machine = machineIn("protecting");
+  assertEquals(machine.entitled, false);
+  stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, true));
+  loadOnce(machine);
+  assertEquals(machine.entitled, true);
+  return machine;
+}
+
+Deno.test("SecondaryMachine asks the arbiter when the link is lost, once it knows all that was said", () => {
+  const machine = entitled();
+  assertEquals(describe(machine.step(EVENTS["link-lost"])), ">deciding,claim");
+  // The primary is back: that does not undo a claim whose answer may be on its way.
+  assertEquals(describe(machine.step(EVENTS["link-up"])), "-");
+  assertEquals(describe(machine.step(EVENTS.granted)), ">taking-over,takeover");
+});
+
+Deno.test("SecondaryMachine throws away what it holds when the VM is another's", () => {
+  const machine = entitled();
+  machine.step(EVENTS["link-lost"]);
+  assertEquals(describe(machine.step(EVENTS.stale)), ">starting,restart");
+  assertEquals(machine.entitled, false);
+});
+
+Deno.test("SecondaryMachine claims with the evidence that there is", () => {
+  const evidence = (event: SecondaryEvent) =>
+    entitled().step(event).flatMap((effect) => effect.type === "claim" ? [effect.evidence] : []);
+  assertEquals(evidence(EVENTS["link-lost"]), ["silent"]);
+  assertEquals(evidence(EVENTS["primary-lost"]), ["reported"]);
+  assertEquals(evidence(EVENTS["take-over"]), ["ordered"]);
 });

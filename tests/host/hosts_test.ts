@@ -170,7 +170,7 @@ Deno.test("PrimaryHost and SecondaryHost protect a guest, and the secondary take
   const phases = rig.secondary!.reports.flatMap((report) =>
     report.event === "secondary" ? [report.phase] : []
   );
-  assertEquals(phases, ["waiting", "seeding", "protecting", "taking-over", "promoted"]);
+  assertEquals(phases, ["waiting", "seeding", "protecting", "deciding", "taking-over", "promoted"]);
   Deno.kill(qemuPid(rig.secondary), "SIGKILL");
   assertEquals(await rig.secondary!.ended, "qemu-lost");
 });
@@ -391,6 +391,8 @@ Deno.test("SecondaryHost refuses a primary of another VM, and a second one", asy
     memoryMiB: 16,
     mode: "colo",
     nics: 0,
+    generation: 1,
+    holder: "h",
     engineVersion: ENGINE_VERSION,
   } as const;
   const cases = [

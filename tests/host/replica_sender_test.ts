@@ -150,6 +150,7 @@ class Pair {
   #toSend: Uint8Array = new Uint8Array(0);
   readonly #encoder: Encoder;
   #preparing = false;
+  readonly #verdicts: (() => void)[] = [];
   #answers: PrimaryEvent[] = [];
 
   constructor(initial: readonly SamplePage[], inFlightMax = 1) {
@@ -294,6 +295,7 @@ class Pair {
 
   #step(event: PrimaryEvent): void {
     for (const effect of this.primary.step(event, this.nowMs)) this.#do(effect);
+    this.#decide();
   }
 
   #do(effect: PrimaryEffect): void {
@@ -318,6 +320,9 @@ class Pair {
         this.#queue(() =>
           this.#sender.delta(effect.epoch, effect.load, () => this.#step({ type: "encoded" }))
         );
+        break;
+      case "claim":
+        this.#verdicts.push(() => this.#step({ type: "granted" }));
         break;
       case "seed":
         this.#queue(async () => {
@@ -363,6 +368,12 @@ class Pair {
 
   #stepSecondary(event: SecondaryEvent): void {
     for (const effect of this.secondary.step(event)) this.#doSecondary(effect);
+    this.#decide();
+  }
+
+  /** The arbiter's answers come when all that goes with the questions has been done. */
+  #decide(): void {
+    for (let verdict; (verdict = this.#verdicts.shift()) !== undefined;) verdict();
   }
 
   #doSecondary(effect: SecondaryEffect): void {
@@ -388,6 +399,14 @@ class Pair {
         this.#held = [];
         queueMicrotask(() => this.#stepSecondary({ type: "qemu-ready" }));
         break;
+      case "claim": {
+        // Silence proves nothing to two hosts with nobody to ask.
+        const verdict: SecondaryEvent = effect.evidence === "silent"
+          ? { type: "undecided", reason: "silent" }
+          : { type: "granted" };
+        this.#verdicts.push(() => this.#stepSecondary(verdict));
+        break;
+      }
       case "take-over":
         this.takeOvers++;
         assert(this.qemu.atRest, "a takeover in the middle of a load");

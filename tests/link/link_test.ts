@@ -8,7 +8,13 @@ import {
   LINK_ROLES,
   type Message,
 } from "../../engine/link/messages.ts";
-import { acceptLinks, closeLink, type Link, openLink } from "../../engine/link/link.ts";
+import {
+  acceptLinks,
+  closeLink,
+  type Link,
+  openLink,
+  RefusedError,
+} from "../../engine/link/link.ts";
 import { connectLink, LinkConnection, listenLink } from "../../engine/link/transport.ts";
 import { FrameEncoder } from "../../engine/link/wire.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
@@ -18,6 +24,8 @@ const INTRODUCTION = {
   memoryMiB: 256,
   mode: "colo",
   nics: 1,
+  generation: 3,
+  holder: "host-a",
   engineVersion: "0.1.0",
 } as const;
 const encoder = new FrameEncoder(WasmKernels.create());
@@ -127,7 +135,10 @@ async function takeLink({ take }: Standby): Promise<Link> {
 
 test("openLink and acceptLinks agree on all connections", async () => {
   const seen: unknown[] = [];
-  const refusal = (introduction: unknown) => void seen.push(introduction);
+  const refusal = (introduction: unknown) => {
+    seen.push(introduction);
+    return undefined;
+  };
   await withStandby({ refusal }, async (standby) => {
     const near = await openLink(standby.address, INTRODUCTION);
     const far = await takeLink(standby);
@@ -170,9 +181,14 @@ test("acceptLinks keeps the connections of two primaries apart, in whatever orde
 });
 
 test("openLink says why the standby refuses", async () => {
-  const refusal = ({ vmName }: { vmName: string }) => `it stands by for VM "db", not "${vmName}"`;
+  const refusal = ({ vmName }: { vmName: string }) => ({
+    reason: `it stands by for VM "db", not "${vmName}"`,
+    generation: 4,
+  });
   await withStandby({ refusal }, async ({ address }) => {
-    const { message } = await assertRejects(() => openLink(address, INTRODUCTION), LinkError);
+    const error = await assertRejects(() => openLink(address, INTRODUCTION), RefusedError);
+    const { message, generation } = error;
+    assertEquals(generation, 4);
     assertEquals(message, 'Cannot join the standby: it stands by for VM "db", not "web1"');
   });
 });
@@ -257,13 +273,16 @@ test("acceptLinks tells a primary of another protocol version what to do", async
 });
 
 test("openLink says what to do about a standby of another protocol version", async () => {
-  await withScripted([ofVersion2(frame({ type: "refuse", reason: "?" }))], async (address) => {
-    await assertRejects(
-      () => openLink(address, INTRODUCTION),
-      LinkError,
-      "its version is 2, not 1: run the same release of colo on both hosts",
-    );
-  });
+  await withScripted(
+    [ofVersion2(frame({ type: "refuse", reason: "?", generation: 0 }))],
+    async (address) => {
+      await assertRejects(
+        () => openLink(address, INTRODUCTION),
+        LinkError,
+        "its version is 2, not 1: run the same release of colo on both hosts",
+      );
+    },
+  );
 });
 
 test("openLink takes foreign bytes for a LinkError", async () => {

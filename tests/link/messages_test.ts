@@ -39,10 +39,12 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
     memoryMiB: count,
     mode: fc.constantFrom("colo" as const, "continuous" as const),
     nics: count,
+    generation: count,
+    holder: text,
     engineVersion: text,
   }),
   welcome: fc.record({ type: fc.constant("welcome"), engineVersion: text }),
-  refuse: fc.record({ type: fc.constant("refuse"), reason: text }),
+  refuse: fc.record({ type: fc.constant("refuse"), reason: text, generation: count }),
   seedBegin: fc.record({
     type: fc.constant("seedBegin"),
     epoch,
@@ -67,6 +69,7 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
     nic: fc.nat({ max: 255 }),
     records: bytes,
   }),
+  heartbeat: fc.record({ type: fc.constant("heartbeat") }),
   replicaReady: fc.record({ type: fc.constant("replicaReady") }),
   replicaFailed: fc.record({ type: fc.constant("replicaFailed"), reason: text }),
   committed: fc.record({ type: fc.constant("committed"), epoch }),
@@ -109,7 +112,8 @@ Deno.test("encodeMessage cuts texts that decodeMessage would refuse", () => {
   fc.assert(
     fc.property(long, (reason) => {
       for (const type of ["primaryLost", "refuse", "replicaFailed", "goodbye"] as const) {
-        const [frame] = decoder.push(encoder.encode(encodeMessage({ type, reason })));
+        const said = type === "refuse" ? { type, reason, generation: 0 } : { type, reason };
+        const [frame] = decoder.push(encoder.encode(encodeMessage(said)));
         assert(frame !== undefined);
         const message = decodeMessage(frame);
         assert(message.type === type);
@@ -144,11 +148,12 @@ Deno.test("decodeMessage ignores members that it does not know", () => {
   assertEquals(decodeJson("refuse", { reason: "busy", retryMs: 5 }), {
     type: "refuse",
     reason: "busy",
+    generation: 0,
   });
 });
 
 Deno.test("decodeMessage refuses a type that it does not know", () => {
-  for (const type of [0, 4, 18, 255]) {
+  for (const type of [0, 4, 19, 255]) {
     const frame = { type, epoch: 0, payload: new Uint8Array(0), offset: 0 };
     assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
   }
@@ -161,6 +166,8 @@ const HELLO = {
   memoryMiB: 64,
   mode: "colo",
   nics: 0,
+  generation: 1,
+  holder: "h",
   engineVersion: "1",
 };
 const block = (name: unknown, sizeBytes: unknown) => ({ name, sizeBytes });

@@ -20,7 +20,7 @@ local socket = require "socket.core"
 
 local FILLER = "the quick brown fox jumps over the lazy dog ...\n"
 local LINE_BYTES = 16 + #FILLER
-local BLOCK_LINES = 1024
+local BLOCK_LINES = 256
 local BLOCK_BYTES = BLOCK_LINES * LINE_BYTES
 local MODULUS = 2147483647
 
@@ -120,6 +120,8 @@ local function send_page(peer, size)
   for at = 0, size - 1, BLOCK_BYTES do
     local bytes = block(at / LINE_BYTES, math.min(BLOCK_BYTES, size - at))
     if not send(peer, bytes) then return false end
+    -- It is the others' turn.
+    await("write", peer)
   end
   return true
 end
