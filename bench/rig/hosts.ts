@@ -166,6 +166,13 @@ export class Hosts {
     await this.#namespaces.ip("switch", "link", "set", role, "up");
   }
 
+  /** Have the two hosts not hear each other any more; the client hears both. */
+  async separate(): Promise<void> {
+    for (const { role } of [this.a, this.b]) {
+      await this.#namespaces.run("switch", "bridge", "link", "set", "dev", role, "isolated", "on");
+    }
+  }
+
   /** Put a host's tap into its bridge, where no engine does. */
   async plug({ role }: Host): Promise<void> {
     await this.#namespaces.ip(role, "link", "set", TAP, "master", BRIDGE);

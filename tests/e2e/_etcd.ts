@@ -67,7 +67,11 @@ export class EtcdMember implements AsyncDisposable {
   async kill(): Promise<void> {
     const child = this.#child;
     this.#child = undefined;
-    child?.kill("SIGKILL");
+    try {
+      child?.kill("SIGKILL");
+    } catch {
+      // It has ended with the network that it was in.
+    }
     await child?.status;
   }
 

@@ -25,6 +25,8 @@ export interface NetworkPairOptions {
   /** Further tables of the config. */
   readonly rest?: readonly string[];
   readonly append?: string;
+  /** Called when there are hosts, before engines run on them. */
+  readonly prepare?: (hosts: Hosts) => Promise<void>;
 }
 
 const PROTECT_MS = 60_000;
@@ -99,6 +101,10 @@ export class NetworkPair implements AsyncDisposable {
     return this.primary = this.#start("primary");
   }
 
+  restartStandby(): EngineProcess {
+    return this.standby = this.#start("standby");
+  }
+
   /** Process id of the QEMU that a side runs now. */
   qemuPid(side: "primary" | "standby"): number {
     const started = this[side].reports.findLast((report) =>
@@ -122,6 +128,12 @@ export class NetworkPair implements AsyncDisposable {
   static async start(options: NetworkPairOptions = {}): Promise<NetworkPair> {
     const guest = await prepareDemoGuest();
     const hosts = await Hosts.create();
+    try {
+      await options.prepare?.(hosts);
+    } catch (error) {
+      await hosts.close();
+      throw error;
+    }
     const directory = await Deno.makeTempDir({ prefix: "colo-test-" });
     return new NetworkPair(hosts, guest, directory, options);
   }

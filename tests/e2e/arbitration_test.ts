@@ -1,0 +1,217 @@
+import { assert, assertEquals } from "@std/assert/mod.js";
+import { GUEST, Hosts } from "../../bench/rig/hosts.ts";
+import type { EngineProcess } from "../../cli/demo/engine_process.ts";
+import { EtcdMember, etcdOfBookworm } from "./_etcd.ts";
+import { NetworkPair } from "./_network_pair.ts";
+import { sleep } from "./_pair.ts";
+
+const TIMEOUT_MS = 500;
+
+/** Until everything has settled that is to settle by itself. */
+const SETTLE_MS = 20_000;
+
+const ETCD_PORT = 2379;
+const READY_MS = 30_000;
+
+const LOOP = { connections: 4, durationMs: 60_000, intervalMs: 2 };
+
+const command = await etcdOfBookworm().catch((error) => `${error}`);
+const whyNot = typeof command === "string" ? command : await Hosts.whyNot();
+if (whyNot !== undefined && Deno.env.get("CI")) throw new Error(`CI needs etcd: ${whyNot}`);
+if (whyNot !== undefined) console.log(`tests with an arbiter are skipped: ${whyNot}`);
+
+/** A protected guest on two hosts, and an etcd that both reach over the network. */
+class World implements AsyncDisposable {
+  private constructor(
+    readonly pair: NetworkPair,
+    readonly etcd: EtcdMember,
+    readonly directory: string,
+  ) {}
+
+  static async start(): Promise<World> {
+    const directory = await Deno.makeTempDir({ prefix: "colo-etcd-" });
+    let etcd: EtcdMember | undefined;
+    const pair = await NetworkPair.start({
+      rest: [
+        "[failover]",
+        'arbiter = "etcd"',
+        `endpoints = ["http://10.213.78.3:${ETCD_PORT}"]`,
+        `timeout = ${TIMEOUT_MS}`,
+        "lease = 3000",
+      ],
+      prepare: async (hosts) => {
+        const url = `http://${hosts.client.address}:${ETCD_PORT}`;
+        const own = [...hosts.client.prefix, ...command as readonly string[]];
+        etcd = new EtcdMember(own, "m1", url);
+        startEtcd(etcd, directory);
+        const ask = `await fetch("${url}/health").then((answer) => answer.text())`;
+        for (const deadline = performance.now() + READY_MS;;) {
+          const answers = await hosts.run(hosts.client, Deno.execPath(), "eval", ask)
+            .then(() => true, () => false);
+          if (answers) return;
+          assert(performance.now() < deadline, "etcd does not answer");
+          await sleep(200);
+        }
+      },
+    });
+    await pair.protected();
+    return new World(pair, etcd!, directory);
+  }
+
+  restartEtcd(): void {
+    startEtcd(this.etcd, this.directory);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.pair[Symbol.asyncDispose]();
+    await this.etcd.kill();
+    await Deno.remove(this.directory, { recursive: true });
+  }
+}
+
+function startEtcd(etcd: EtcdMember, directory: string): void {
+  const peer = "http://127.0.0.1:2380";
+  etcd.start(directory, peer, `m1=${peer}`);
+}
+
+function test(name: string, fn: (world: World) => Promise<void>): void {
+  Deno.test({
+    name,
+    ignore: whyNot !== undefined,
+    fn: async () => {
+      await using world = await World.start();
+      await fn(world);
+    },
+  });
+}
+
+function phase(engine: EngineProcess): string | undefined {
+  const said = engine.reports.findLast((report) =>
+    report.event === "primary" || report.event === "secondary"
+  );
+  return said !== undefined && "phase" in said ? said.phase : undefined;
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+  } catch {
+    return false;
+  }
+}
+
+test("a host that is lost altogether is taken over from within the heartbeat's timeout", async ({ pair }) => {
+  const load = pair.load({ kind: "count" }, LOOP);
+  await load.connected;
+  const qemu = pair.qemuPid("primary");
+  const lostMs = performance.timeOrigin + performance.now();
+  await Promise.all([
+    pair.hosts.cut(pair.hosts.a),
+    Deno.kill(pair.primary.pid, "SIGKILL"),
+    Deno.kill(qemu, "SIGKILL"),
+  ]);
+  const { atMs } = await pair.standby.waitFor("running", () => true, SETTLE_MS);
+  await sleep(1500);
+  const result = await load.stop();
+  console.log(
+    `running ${(atMs - lostMs).toFixed(0)} ms after the loss of the host, ` +
+      `longest gap ${result.longestGapMs.toFixed(0)} ms`,
+  );
+  assertEquals(result.errors, []);
+  assert(atMs - lostMs < TIMEOUT_MS + 300, `${atMs - lostMs} ms`);
+  // The host comes back, and its operator starts what has always run there.
+  await pair.hosts.heal(pair.hosts.a);
+  await sleep(1000);
+  const again = pair.restartPrimary();
+  assertEquals(await again.exited(), 1);
+  assertEquals(again.reports.some(({ event }) => event === "qemu-started"), false);
+});
+
+test("of two hosts that cannot hear each other exactly one runs the VM", async ({ pair }) => {
+  const load = pair.load({ kind: "count" }, LOOP);
+  await load.connected;
+  const pids = [pair.qemuPid("primary"), pair.qemuPid("standby")] as const;
+  await pair.hosts.separate();
+  await sleep(4000);
+  const runs = [phase(pair.primary) === "alone", phase(pair.standby) === "promoted"];
+  console.log(`primary ${phase(pair.primary)}, standby ${phase(pair.standby)}`);
+  assertEquals(runs.filter((one) => one).length, 1, `${runs}`);
+  // The other one's guest is no more, or waits for a new life.
+  if (runs[1]) assertEquals(isAlive(pids[0]), false);
+  assertEquals((await load.stop()).errors, []);
+});
+
+test("a primary that is cut off from everybody is taken over from, and says nothing more", async ({ pair }) => {
+  const load = pair.load({ kind: "count" }, LOOP);
+  await load.connected;
+  const qemu = pair.qemuPid("primary");
+  await pair.hosts.cut(pair.hosts.a);
+  await pair.standby.waitFor("running", () => true, SETTLE_MS);
+  await sleep(1500);
+  // It cannot know yet that it is not wanted any more; it holds back what it has to say.
+  assertEquals(phase(pair.primary), "deciding");
+  await pair.hosts.heal(pair.hosts.a);
+  for (const deadline = performance.now() + SETTLE_MS; isAlive(qemu);) {
+    assert(performance.now() < deadline, "the stale guest goes on");
+    await sleep(50);
+  }
+  assertEquals(phase(pair.primary), "ended");
+  assertEquals((await load.stop()).errors, []);
+});
+
+test("a primary that was stopped, and goes on, finds that it is stale, and lets nothing out", async ({ pair }) => {
+  const load = pair.load({ kind: "count" }, LOOP);
+  await load.connected;
+  const qemu = pair.qemuPid("primary");
+  for (const pid of [qemu, pair.primary.pid]) Deno.kill(pid, "SIGSTOP");
+  await pair.standby.waitFor("running", () => true, SETTLE_MS);
+  await sleep(1000);
+  for (const pid of [qemu, pair.primary.pid]) Deno.kill(pid, "SIGCONT");
+  for (const deadline = performance.now() + SETTLE_MS; isAlive(qemu);) {
+    assert(performance.now() < deadline, "the stale guest goes on");
+    await sleep(50);
+  }
+  await sleep(500);
+  const result = await load.stop();
+  assertEquals(result.errors, []);
+  console.log(`longest gap ${result.longestGapMs.toFixed(0)} ms`);
+});
+
+test("without etcd a lost host is not taken over from, until etcd is back", async (world) => {
+  const { pair, etcd } = world;
+  await etcd.kill();
+  await sleep(1000);
+  assertEquals(phase(pair.primary), "protected");
+  Deno.kill(pair.primary.pid, "SIGKILL");
+  Deno.kill(pair.qemuPid("primary"), "SIGKILL");
+  await sleep(3000);
+  assertEquals(phase(pair.standby), "deciding");
+  world.restartEtcd();
+  await pair.standby.waitFor("running", () => true, SETTLE_MS);
+  const load = pair.load({ kind: "count" }, { ...LOOP, requestsMax: 50 }, GUEST.address);
+  assertEquals((await load.result).errors, []);
+});
+
+test("a primary that loses its secondary goes on alone, with the arbiter's grant", async ({ pair }) => {
+  const load = pair.load({ kind: "count" }, LOOP);
+  await load.connected;
+  await pair.hosts.cut(pair.hosts.b);
+  await pair.primary.waitFor("primary", ({ phase }) => phase === "deciding", SETTLE_MS);
+  const after = pair.primary.reports.length;
+  for (const deadline = performance.now() + SETTLE_MS; phase(pair.primary) !== "alone";) {
+    assert(performance.now() < deadline, `${phase(pair.primary)} after ${after} reports`);
+    await sleep(20);
+  }
+  await sleep(1000);
+  // The secondary, which asks as soon as it can, is too late.
+  await pair.hosts.heal(pair.hosts.b);
+  await pair.primary.waitFor("seeded", () => true, SETTLE_MS);
+  for (const deadline = performance.now() + SETTLE_MS; phase(pair.primary) !== "protected";) {
+    assert(performance.now() < deadline, `${phase(pair.primary)}`);
+    await sleep(20);
+  }
+  assertEquals(phase(pair.standby), "protecting");
+  const result = await load.stop();
+  assertEquals(result.errors, []);
+  console.log(`longest gap ${result.longestGapMs.toFixed(0)} ms`);
+});
