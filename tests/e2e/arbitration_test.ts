@@ -155,7 +155,7 @@ test("a primary that is cut off from everybody is taken over from, and says noth
     assert(performance.now() < deadline, "the stale guest goes on");
     await sleep(50);
   }
-  assertEquals(phase(pair.primary), "ended");
+  await pair.primary.waitFor("primary", ({ phase }) => phase === "ended", SETTLE_MS);
   assertEquals((await load.stop()).errors, []);
 });
 
