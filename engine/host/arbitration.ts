@@ -227,8 +227,14 @@ export class Arbitration {
     if (known.type === "owner") this.#generation = known.owner?.generation ?? 0;
   }
 
+  /** Somebody else looks after the VM from now on. */
+  handOver(events: LeaseEvents): void {
+    this.#events = events;
+  }
+
   /** The VM does not run any more. */
   async close(): Promise<void> {
+    if (this.#over) return;
     this.#over = true;
     clearTimeout(this.#timer);
     if (!this.#isHolder) return;

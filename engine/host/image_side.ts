@@ -14,6 +14,7 @@ import { ImagePort } from "./image_port.ts";
 import type { FilterMonitor } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { StandbyQemu } from "./standby_qemu.ts";
+import type { Vm } from "./start_vm.ts";
 
 /** Between two attempts to start the standby QEMU. */
 const RESTART_MS = 500;
@@ -38,6 +39,7 @@ export class ImageSide implements ReplicaSide {
   #fed = Promise.withResolvers<StandbyQemu>();
   #isFed = false;
   #running = false;
+  #handedOver = false;
   #over = false;
 
   constructor(options: SideOptions) {
@@ -107,8 +109,13 @@ export class ImageSide implements ReplicaSide {
     this.#running = true;
     const atMs = await standby.run(deviceState);
     this.#image.tell({ type: "taken" });
-    standby.release().catch((error) => this.#notice(messageOf(error)));
+    await standby.release().catch((error) => this.#notice(messageOf(error)));
     return atMs;
+  }
+
+  handOver(): Vm {
+    this.#handedOver = true;
+    return this.#standby!.vm;
   }
 
   /** The QEMU is no part of what is held: it is replaced when it ends. */
@@ -174,6 +181,7 @@ export class ImageSide implements ReplicaSide {
       const startedMs = performance.now();
       const ended = await this.#standByOnce(target);
       if (this.#over || this.#target !== target) return;
+      if (this.#handedOver) return;
       if (this.#running) return this.#options.events.lost(`QEMU ${ended.how}`, ended.orderly);
       earlyDeaths = performance.now() - startedMs < STABLE_MS ? earlyDeaths + 1 : 0;
       if (earlyDeaths >= EARLY_DEATHS_MAX) {

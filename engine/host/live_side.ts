@@ -121,6 +121,12 @@ export class LiveSide implements ReplicaSide {
     }
   }
 
+  handOver(): Vm {
+    const vm = this.#vm!;
+    this.#vm = undefined;
+    return vm;
+  }
+
   restart(): void {
     this.#starting = this.#startAnother().catch((error) => this.#options.events.failed(error));
   }

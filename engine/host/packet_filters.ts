@@ -11,6 +11,8 @@
  *              rewrite  maps the TCP sequence numbers of the secondary's own connections
  * ```
  *
+ * A VM that has taken over has its `rewrite` still: its filters as a primary are inserted before that.
+ *
  * On the way from the guest the filters are passed last one first: with `out` added before `in`, what
  * comes from `in` would go to `out` again, without end. `rewrite` stays after a takeover: connections
  * that it has begun to map would break.
@@ -70,6 +72,11 @@ export async function addPrimaryFilters(
   directory: string,
 ): Promise<PrimarySockets> {
   const socket = (port: Port) => openChardev(monitor, nic, port, directory);
+  const objects = await monitor.execute("qom-list", { path: "/objects" });
+  const rewrite = filterId(nic, "rewrite");
+  const place = objects.some(({ name }) => name === rewrite)
+    ? { insert: "before", position: `id=${rewrite}` }
+    : {};
   const sockets = {
     mirror: mirrored ? await socket("mirror") : undefined,
     out: await socket("out"),
@@ -77,6 +84,7 @@ export async function addPrimaryFilters(
   };
   if (mirrored) {
     await addFilter(monitor, nic, "mirror", {
+      ...place,
       "qom-type": "filter-mirror",
       queue: "tx",
       outdev: chardevId(nic, "mirror"),
@@ -85,11 +93,13 @@ export async function addPrimaryFilters(
   }
   // It takes nothing out of the guest's way, and so can stay switched on.
   await addFilter(monitor, nic, "in", {
+    ...place,
     "qom-type": "filter-redirector",
     queue: "rx",
     indev: chardevId(nic, "in"),
   });
   await addFilter(monitor, nic, "out", {
+    ...place,
     "qom-type": "filter-redirector",
     queue: "rx",
     outdev: chardevId(nic, "out"),

@@ -61,6 +61,8 @@ export interface PrimaryHostOptions {
   /** Where the VM is written down, and was by an engine before; left out: it is not. */
   readonly run?: RunNotebook | undefined;
   readonly report: Reporter;
+  /** A VM that has taken over here, and what belongs to it: it is not started, but looked after. */
+  readonly taken?: TakenVm | undefined;
   /** Who decides whether the VM may run here; left out: nobody but this side. */
   readonly arbiter?: Arbiter | undefined;
   /** Write all that the primary QEMU says to this file, until its first stream ends. */
@@ -71,6 +73,13 @@ export interface PrimaryHostOptions {
   readonly answerMs?: number | undefined;
   /** Threads that encode checkpoints; as many as suit the machine when left out. */
   readonly encoders?: number | undefined;
+}
+
+/** A VM that has taken over. */
+export interface TakenVm {
+  readonly vm: Vm;
+  readonly arbitration: Arbitration;
+  readonly plugs: NicPlugs;
 }
 
 /** How a primary ended. */
@@ -155,14 +164,15 @@ export class PrimaryHost {
       if (report.event === "checkpoint") this.#statistics.count(report);
       options.report(report);
     });
-    this.#arbitration = new Arbitration(
+    this.#arbitration = options.taken?.arbitration ?? new Arbitration(
       arbitrationOptions(
         options.config,
         options.arbiter ?? volatileArbiter(),
         (text) => this.#notice(text),
       ),
     );
-    this.#plugs = new NicPlugs(options.config);
+    this.#plugs = options.taken?.plugs ?? new NicPlugs(options.config);
+    options.taken?.arbitration.handOver(this.#leaseEvents);
     const { vm, store } = options.config;
     this.#saver = store && new Saver(store.directory, vm.name, store.retain);
   }
@@ -175,15 +185,15 @@ export class PrimaryHost {
    * @throws {ArbiterError} when the VM is another's; nothing is left running
    */
   async run(): Promise<PrimaryEnd> {
-    const { qemu, recordPath } = this.#options;
+    const { qemu, recordPath, taken } = this.#options;
     try {
       if (recordPath !== undefined) {
         await this.#port.record(recordPath, (reason) => this.#notice(reason));
       }
-      const vm = await this.#adopt() ?? await this.#start();
+      const vm = taken?.vm ?? await this.#adopt() ?? await this.#start();
       this.#vm = vm;
       this.#watch(vm);
-      await this.#plugs.install("primary");
+      if (taken === undefined) await this.#plugs.install("primary");
       await this.#openControl(vm);
       await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
       this.#capturing = this.#captureAgainAndAgain(vm);

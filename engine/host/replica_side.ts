@@ -10,7 +10,7 @@ import type { LinkConnection, Message } from "../link/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
 import type { FilterMonitor } from "./packet_filters.ts";
 import type { Reporter } from "./report.ts";
-import type { RunNotebook } from "./start_vm.ts";
+import type { RunNotebook, Vm } from "./start_vm.ts";
 
 /** What a side has to say. */
 export interface SideEvents {
@@ -61,6 +61,8 @@ export interface ReplicaSide {
   kill(): void;
   /** Let the VM run on its own; returns when QEMU resumed it, in milliseconds since the epoch. */
   takeOver(): Promise<number>;
+  /** The VM has taken over, and is somebody else's to look after from now on. */
+  handOver(): Vm;
   /**
    * End everything.
    *

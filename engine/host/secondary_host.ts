@@ -41,6 +41,7 @@ import { Heartbeat } from "./heartbeat.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
 import { NicPlugs } from "./nics.ts";
+import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
@@ -80,6 +81,8 @@ export class SecondaryHost {
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
   #link: Link | undefined;
+  /** Looks after the VM once it was taken over. */
+  #successor: PrimaryHost | undefined;
   #failed = false;
   #over = false;
 
@@ -141,7 +144,8 @@ export class SecondaryHost {
 
   /** End, whatever the VM is doing. */
   stop(): void {
-    this.#ended.resolve("stopped");
+    if (this.#successor === undefined) this.#ended.resolve("stopped");
+    else this.#successor.stop("the operator ended it").catch((error) => this.#fail(error));
   }
 
   #createSide(): ReplicaSide {
@@ -364,6 +368,26 @@ export class SecondaryHost {
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
+    if (this.#options.config.replication.peer !== undefined) await this.#protectAgain();
+  }
+
+  /** The VM runs here: protect it as any other, by the standby that the config names. */
+  async #protectAgain(): Promise<void> {
+    const { config, qemu, directory, run, report } = this.#options;
+    const successor = new PrimaryHost({
+      config,
+      qemu,
+      directory,
+      run,
+      report,
+      taken: {
+        vm: this.#side!.handOver(),
+        arbitration: this.#arbitration,
+        plugs: this.#plugs,
+      },
+    });
+    this.#successor = successor;
+    this.#ended.resolve(await successor.run());
   }
 
   #tell(message: Message): void {

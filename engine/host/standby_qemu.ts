@@ -78,6 +78,11 @@ export class StandbyQemu {
     return this.#vm.process.pid;
   }
 
+  /** Once it runs for good. */
+  get vm(): Vm {
+    return this.#vm;
+  }
+
   get qmp(): QmpClient {
     return this.#vm.qmp;
   }

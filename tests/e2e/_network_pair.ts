@@ -25,6 +25,8 @@ export interface NetworkPairOptions {
   /** Further tables of the config. */
   readonly rest?: readonly string[];
   readonly append?: string;
+  /** Whether each host can stand by for the other. */
+  readonly bothWays?: boolean;
   /** Called when there are hosts, before engines run on them. */
   readonly prepare?: (hosts: Hosts) => Promise<void>;
 }
@@ -49,6 +51,7 @@ export class NetworkPair implements AsyncDisposable {
   ) {
     this.directory = directory;
     const { mode = "colo", replication = [], nic = [], rest = [], append = "" } = options;
+    const { bothWays = false } = options;
     this.#host = (side) => side === "primary" ? hosts.a : hosts.b;
     for (const side of ["standby", "primary"] as const) {
       const path = `${directory}/${side}.toml`;
@@ -71,6 +74,9 @@ export class NetworkPair implements AsyncDisposable {
           `mode = "${mode}"`,
           'encryption = "none"',
           `${side === "primary" ? "peer" : "listen"} = "${hosts.b.address}:7700"`,
+          ...(bothWays
+            ? [`${side === "primary" ? "listen" : "peer"} = "${hosts.a.address}:7700"`]
+            : []),
           ...replication,
           "[control]",
           `socket = "${side}.sock"`,
@@ -82,9 +88,16 @@ export class NetworkPair implements AsyncDisposable {
     this.primary = this.#start("primary");
   }
 
-  #start(side: "primary" | "standby"): EngineProcess {
+  /** Have the host on which this side began stand by. */
+  standBy(side: "primary" | "standby"): void {
+    this[side] = this.#start(side, "standby");
+  }
+
+  #start(
+    side: "primary" | "standby",
+    command = side === "primary" ? "run" : "standby",
+  ): EngineProcess {
     const { directory } = this;
-    const command = side === "primary" ? "run" : "standby";
     const log = `${directory}/${side}-${this.#engines.length}.log`;
     const engine = new EngineProcess(
       [command, `${directory}/${side}.toml`],
