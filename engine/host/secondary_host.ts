@@ -183,7 +183,6 @@ export class SecondaryHost {
   }
 
   async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
-    const { vm, replication: { mode } } = this.#options.config;
     const links = acceptLinks(listener, ENGINE_VERSION, (introduction) => {
       const refusal = this.#refusal(introduction);
       if (refusal === undefined) this.#introduction = introduction;
