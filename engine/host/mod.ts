@@ -4,7 +4,8 @@
  * @module
  */
 
-export { type PrimaryEnd, PrimaryHost, type PrimaryHostOptions } from "./primary_host.ts";
+export { PrimaryHost } from "./primary_host.ts";
+export type { PrimaryEnd, PrimaryHostOptions, TakenVm } from "./primary_options.ts";
 export { createArbiter } from "./arbitration.ts";
 export { openDirectPath } from "./direct_path.ts";
 export type { SavedOverControl, StatusOverControl } from "./primary_control.ts";

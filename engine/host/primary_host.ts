@@ -7,11 +7,9 @@
 
 import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
-import { mirrorStream } from "../checkpoint/mirror_stream.ts";
 import type { ControlServer } from "../control/mod.ts";
-import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, messageOf, QemuError, StateError, StoreError } from "../errors.ts";
-import type { Arbiter } from "../failover/arbiter.ts";
+import { requirePeer } from "../config/mod.ts";
+import { LinkError, messageOf, StateError, StoreError } from "../errors.ts";
 import {
   type PrimaryEffect,
   type PrimaryEvent,
@@ -29,8 +27,7 @@ import {
 import { eventTimeMs } from "../qmp/mod.ts";
 import type { CheckpointReason } from "../proxy/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
-import { type FrozenSnapshot, Saver, type SaveResult } from "../store/mod.ts";
-import { DeathWatch, killLeftover, type Qemu } from "../vm/mod.ts";
+import { Saver, type SaveResult } from "../store/mod.ts";
 import {
   Arbitration,
   arbitrationOptions,
@@ -41,49 +38,20 @@ import { CapturePort, initialTaken } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
-import { Heartbeat } from "./heartbeat.ts";
+import { LeasePause } from "./lease_pause.ts";
+import { LinkWatch } from "./link_watch.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
-import { removePrimaryFilters } from "./packet_filters.ts";
 import { PrimaryPackets } from "./primary_packets.ts";
 import { ReplicaSender } from "./replica_sender.ts";
-import type { CheckpointCause, Reporter } from "./report.ts";
+import type { CheckpointCause } from "./report.ts";
 import { StatisticsCounter } from "./statistics.ts";
 import { openControl, primaryCommands } from "./primary_control.ts";
-import { type RestoreSource, restoreVm } from "./restore.ts";
-import { adoptVm, type RunNotebook, startVm, type Vm } from "./start_vm.ts";
-
-/** What a primary needs. */
-export interface PrimaryHostOptions {
-  readonly config: VmConfig;
-  readonly qemu: Qemu;
-  /** A directory of this process's own, for sockets. */
-  readonly directory: string;
-  /** Where the VM is written down, and was by an engine before; left out: it is not. */
-  readonly run?: RunNotebook | undefined;
-  readonly report: Reporter;
-  /** A VM that has taken over here, and what belongs to it: it is not started, but looked after. */
-  readonly taken?: TakenVm | undefined;
-  /** Who decides whether the VM may run here; left out: nobody but this side. */
-  readonly arbiter?: Arbiter | undefined;
-  /** Write all that the primary QEMU says to this file, until its first stream ends. */
-  readonly recordPath?: string | undefined;
-  /** Start the VM where this left it, instead of booting it. */
-  readonly restore?: RestoreSource | undefined;
-  /** The longest that a secondary may owe an answer while nothing moves on the link; 10 s if left out. */
-  readonly answerMs?: number | undefined;
-  /** Threads that encode checkpoints; as many as suit the machine when left out. */
-  readonly encoders?: number | undefined;
-}
-
-/** A VM that has taken over. */
-export interface TakenVm {
-  readonly vm: Vm;
-  readonly arbitration: Arbitration;
-  readonly plugs: NicPlugs;
-}
-
-/** How a primary ended. */
-export type PrimaryEnd = "guest-ended" | "qemu-lost" | "stopped";
+import type { PrimaryEnd, PrimaryHostOptions } from "./primary_options.ts";
+import { Revivals, reviveVm } from "./revive.ts";
+import { saveCheckpoint } from "./save_checkpoint.ts";
+import type { Vm } from "./start_vm.ts";
+import { exitNoticed, watchForDeath, within } from "./vm_end.ts";
+import { obtainVm } from "./vm_source.ts";
 
 /** Between two attempts to reach the secondary. */
 const RECONNECT_MS = 200;
@@ -98,24 +66,8 @@ const GOODBYE_MS = 1000;
 /** A secondary that owes an answer is slow, not lost, for so long. */
 const ANSWER_MS = 10_000;
 
-/** A QEMU that dies breaks its stream a little before its exit is known. */
-const EXIT_NOTICE_MS = 200;
-
-/** And one whose monitor is gone as well is dying; a large one takes its time. */
-const EXIT_MS = 10_000;
-
-/** Between two looks at whether QEMU has been killed; each costs some microseconds. */
-const DEATH_POLL_MS = 4;
-
-/** A QEMU that dies so soon after it was revived is likely to do so for the same reason. */
-const STABLE_MS = 10_000;
-const EARLY_DEATHS_MAX = 3;
-
 /** Phases in which the mirror follows the guest. */
 const CAPTURED: readonly PrimaryPhase[] = ["alone", "seeding", "joining", "protected"];
-
-/** Between two looks at whether the mirror has come to rest. */
-const FREEZE_POLL_MS = 1;
 
 /** Runs one VM as primary, until it ends. */
 export class PrimaryHost {
@@ -131,7 +83,6 @@ export class PrimaryHost {
   #link: Link | undefined;
   #sender: ReplicaSender | undefined;
   readonly #arbitration: Arbitration;
-  #pausedByLease = false;
   /** Fulfilled when the secondary has said its last word on the link that there is. */
   #lastWord: Promise<void> = Promise.resolve();
   readonly #plugs: NicPlugs;
@@ -146,8 +97,7 @@ export class PrimaryHost {
   /** The capture of the VM that runs, and what starts another in its place. */
   #capturing: Promise<void> = Promise.resolve();
   #reviving: Promise<void> = Promise.resolve();
-  #revivedMs = -Infinity;
-  #earlyDeaths = 0;
+  readonly #revivals: Revivals;
   #control: ControlServer | undefined;
   readonly #statistics = new StatisticsCounter();
   /** Why a checkpoint is wished for that has not begun, and why the last one was begun. */
@@ -173,6 +123,7 @@ export class PrimaryHost {
     );
     this.#plugs = options.taken?.plugs ?? new NicPlugs(options.config);
     options.taken?.arbitration.handOver(this.#leaseEvents);
+    this.#revivals = new Revivals(options.config.replication.revive);
     const { vm, store } = options.config;
     this.#saver = store && new Saver(store.directory, vm.name, store.retain);
   }
@@ -190,13 +141,24 @@ export class PrimaryHost {
       if (recordPath !== undefined) {
         await this.#port.record(recordPath, (reason) => this.#notice(reason));
       }
-      const vm = taken?.vm ?? await this.#adopt() ?? await this.#start();
+      let wasRunning = false;
+      const vm = await obtainVm(this.#options, (runs) => {
+        wasRunning = runs;
+        return this.#arbitration.begin(this.#leaseEvents, runs);
+      });
       this.#vm = vm;
       this.#watch(vm);
       if (taken === undefined) await this.#plugs.install("primary");
       await this.#openControl(vm);
-      await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
-      this.#capturing = this.#captureAgainAndAgain(vm);
+      const isOurs = taken === undefined && !wasRunning;
+      const begun = await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path)
+        .then(() => true, (error) => {
+          // Of a VM that the world sees already nothing is ended because it cannot be protected.
+          if (isOurs) throw error;
+          if (!this.#done) this.#notice(`${messageOf(error)}; trying again`);
+          return false;
+        });
+      this.#capturing = this.#captureAgainAndAgain(vm, begun);
       this.#connectAgainAndAgain();
       return await this.#ended.promise;
     } finally {
@@ -204,64 +166,20 @@ export class PrimaryHost {
     }
   }
 
-  /** Start the VM, or restore it. */
-  async #start(): Promise<Vm> {
-    const { config, qemu, directory, report, restore, run } = this.#options;
-    await this.#arbitration.begin(this.#leaseEvents, false);
-    return restore === undefined
-      ? await startVm({ config, qemu, directory, incoming: false, report, run })
-      : await restoreVm({ config, qemu, directory, report, source: restore, run });
-  }
-
-  /** The VM as an engine that has ended left it: it runs again, and its network is open. */
-  async #adopt(): Promise<Vm | undefined> {
-    const { config, qemu, report, run } = this.#options;
-    const record = run?.record;
-    if (record === undefined) return undefined;
-    if (!record.runsVm) {
-      await killLeftover(record);
-      return undefined;
-    }
-    const vm = await adoptVm(record, qemu, report);
-    try {
-      await this.#arbitration.begin(this.#leaseEvents, true);
-    } catch (error) {
-      // What it would say now somebody else says.
-      vm.process.kill();
-      await vm.stop();
-      throw error;
-    }
-    await releasePrimary(vm.qmp);
-    for (const nic of filteredNics(config)) await removePrimaryFilters(vm.qmp, nic);
-    return vm;
-  }
+  readonly #leasePause = new LeasePause({
+    monitor: () => this.#vm?.qmp,
+    hold: (on) => this.#step({ type: on ? "hold" : "release" }),
+    isSettled: () => this.#machine.settled || this.#done,
+    // A secondary vouches for the VM; and what is being decided about says nothing.
+    isExempt: () => ["protected", "deciding", "ended"].includes(this.#machine.phase),
+    notice: (text) => this.#notice(text),
+  });
 
   readonly #leaseEvents: LeaseEvents = {
-    pause: () => this.#pauseForLease().catch((error) => this.#notice(messageOf(error))),
-    resume: () => this.#resumeWithLease().catch((error) => this.#notice(messageOf(error))),
+    pause: () => this.#leasePause.pause(),
+    resume: () => this.#leasePause.resume(),
     stale: (reason) => this.#step({ type: "stale", reason }),
   };
-
-  /** The arbiter cannot be reached, and may let somebody else run the VM soon. */
-  async #pauseForLease(): Promise<void> {
-    const { phase } = this.#machine;
-    // A secondary vouches for the VM; and what is being decided about says nothing.
-    if (phase === "protected" || phase === "deciding" || this.#done) return;
-    this.#notice("the arbiter cannot be reached: the VM is paused until it can");
-    this.#pausedByLease = true;
-    this.#step({ type: "hold" });
-    // At the end of a checkpoint QEMU would let it run again.
-    while (!this.#machine.settled && !this.#done) await sleep(FREEZE_POLL_MS);
-    if (this.#pausedByLease) await this.#vm?.qmp.execute("stop");
-  }
-
-  async #resumeWithLease(): Promise<void> {
-    if (!this.#pausedByLease) return;
-    this.#pausedByLease = false;
-    this.#notice("the arbiter can be reached again: the VM runs on");
-    await this.#vm?.qmp.execute("cont");
-    this.#step({ type: "release" });
-  }
 
   /** The secondary is lost, and may have taken over. */
   async #claim(): Promise<void> {
@@ -285,40 +203,17 @@ export class PrimaryHost {
    * @throws {StoreError} when it cannot be saved; guest and store are as they were
    */
   async save(name: string): Promise<SaveResult> {
-    const [saver, capture] = [this.#saver, this.#capture];
-    if (saver === undefined) {
-      throw new StoreError(
-        `Cannot save checkpoint ${name}: [store] directory is not in the config`,
-      );
-    }
+    const capture = this.#capture;
     const { phase } = this.#machine;
-    if (capture === undefined || !CAPTURED.includes(phase)) {
+    if (this.#saver !== undefined && (capture === undefined || !CAPTURED.includes(phase))) {
       throw new StoreError(`Cannot save checkpoint ${name}: the primary is ${phase}; try again`);
     }
-    const { mirror, machine } = capture;
-    const freeze = () => this.#freeze(capture, name);
-    const result = await saver.save(name, { mirror, machine, freeze });
-    const { checkpoint: { metadata, sizeBytes }, durationMs, frozenMs, retainFailure } = result;
-    const { epoch, pages, parent } = metadata;
-    const full = parent === undefined;
-    const figures = { epoch, full, pages, sizeBytes, durationMs, frozenMs };
-    this.#options.report({ event: "saved", atMs: Date.now(), name, ...figures });
-    if (retainFailure !== undefined) this.#notice(retainFailure);
-    return result;
-  }
-
-  /** Keep the mirror as it is at one checkpoint: none is begun, and the guest runs. */
-  async #freeze(capture: Capture, name: string): Promise<FrozenSnapshot> {
-    const release = () => this.#step({ type: "release" });
-    this.#step({ type: "hold" });
-    while (!(this.#machine.settled && capture.consistent)) {
-      await sleep(FREEZE_POLL_MS);
-      if (this.#capture === capture && !this.#done) continue;
-      release();
-      throw new StoreError(`Cannot save checkpoint ${name}: the guest is not captured any more`);
-    }
-    const { epoch, deviceState } = capture;
-    return { epoch, deviceState, savedAtMs: Date.now(), release };
+    return await saveCheckpoint(name, this.#saver, capture!, {
+      hold: (on) => this.#step({ type: on ? "hold" : "release" }),
+      isSettled: () => this.#machine.settled,
+      isOver: () => this.#capture !== capture || this.#done,
+      report: this.#options.report,
+    });
   }
 
   async #openControl({ qmp }: Vm): Promise<void> {
@@ -364,7 +259,11 @@ export class PrimaryHost {
       if (pauseMs !== undefined) this.#step({ type: "paused", pauseMs });
     });
     vm.qmp.on("SHUTDOWN", () => this.#shutDown = true);
-    this.#watchForDeath(vm);
+    // A secondary that can take over is told before the system has cleared away what was killed.
+    const isWanted = () => this.#machine.phase === "protected" && !this.#shutDown;
+    watchForDeath(vm, isWanted, (signal) => {
+      this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${signal}` });
+    });
     vm.process.exited.then(async (exit) => {
       this.#packets?.close();
       this.#packets = undefined;
@@ -375,7 +274,11 @@ export class PrimaryHost {
       if (ordered) this.#step({ type: "guest-ended", reason: "the guest was shut down" });
       else {
         const reason = `the primary QEMU ended by ${how}`;
-        this.#step({ type: "qemu-lost", reason, revivable: this.#mayRevive() });
+        this.#step({
+          type: "qemu-lost",
+          reason,
+          revivable: this.#revivals.mayRevive(performance.now()),
+        });
         if (this.#machine.phase === "reviving") return;
       }
       if (seedSent) {
@@ -387,29 +290,14 @@ export class PrimaryHost {
     });
   }
 
-  /** Tell a secondary that can take over before the system has cleared away what was killed. */
-  #watchForDeath(vm: Vm): void {
-    const watch = new DeathWatch(vm.process.pid);
-    const timer = setInterval(() => {
-      if (this.#machine.phase !== "protected" || this.#shutDown) return;
-      const death = watch.look();
-      if (death?.signal === undefined) return;
-      this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${death.signal}` });
-    }, DEATH_POLL_MS);
-    vm.process.exited.then(() => {
-      clearInterval(timer);
-      watch[Symbol.dispose]();
-    });
-  }
-
   /**
    * Capture the guest; when that breaks, for whatever reason, let it run and capture it anew. No fault
    * of this engine's may end or freeze the guest.
    */
-  async #captureAgainAndAgain(vm: Vm): Promise<void> {
+  async #captureAgainAndAgain(vm: Vm, begun = true): Promise<void> {
     const over = () => this.#done || this.#vm !== vm;
-    while (!over()) {
-      const reason = await this.#captureOnce(vm);
+    for (let first = !begun; !over(); first = false) {
+      const reason = first ? "QEMU did not begin" : await this.#captureOnce(vm);
       await exitNoticed(vm);
       if (over()) return;
       if (this.#link !== undefined) closeLink(this.#link);
@@ -421,45 +309,22 @@ export class PrimaryHost {
     }
   }
 
-  /** Whether a QEMU that has just ended may be started again from the mirror. */
-  #mayRevive(): boolean {
-    const early = performance.now() - this.#revivedMs < STABLE_MS;
-    this.#earlyDeaths = early ? this.#earlyDeaths + 1 : 0;
-    return this.#options.config.replication.revive && this.#earlyDeaths < EARLY_DEATHS_MAX;
-  }
-
   /** Go on from the last checkpoint with another QEMU. */
   async #revive(reason: string): Promise<void> {
-    const { config, qemu, directory, report, run } = this.#options;
     const capture = this.#capture!;
     this.#vm = undefined;
     this.#control?.close();
     if (this.#link !== undefined) closeLink(this.#link);
     // What was on its way into the mirror is let in, or dropped.
     await Promise.all([this.#capturing, this.#sending]);
-    if (!capture.restorable) {
-      throw new QemuError("Cannot start QEMU again: it ended while its mirror was being written");
-    }
-    const { machine, epoch } = capture;
-    const vm = await restoreVm({
-      config,
-      qemu,
-      directory,
-      run,
-      consoleAppend: true,
-      source: { name: "mirror", machine, epoch, stream: mirrorStream(capture), release() {} },
-      report: (said) => {
-        const { atMs } = said;
-        report(said.event === "restored" ? { event: "running", atMs, epoch, reason } : said);
-      },
-    });
+    const vm = await reviveVm(this.#options, capture, reason);
     this.#vm = vm;
     if (this.#done) return;
-    this.#revivedMs = performance.now();
+    this.#revivals.revived(performance.now());
     this.#watch(vm);
     await this.#openControl(vm);
     this.#step({ type: "revived" });
-    await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path);
+    await beginPrimary(vm.qmp, this.#options.qemu.capabilities, this.#port.path);
     this.#capturing = this.#captureAgainAndAgain(vm);
   }
 
@@ -473,9 +338,7 @@ export class PrimaryHost {
 
   /** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */
   async #heardLastWord(timeoutMs: number): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, timeoutMs));
-    await Promise.race([this.#lastWord, late]).finally(() => clearTimeout(timer));
+    await within(timeoutMs, this.#lastWord);
   }
 
   /** @returns Whether QEMU has begun to send its memory again */
@@ -575,9 +438,7 @@ export class PrimaryHost {
     let reason = "the link to the secondary broke";
     let ready = false;
     const watch = this.#watchLink(link);
-    const packets = this.#readPackets(link);
-    const control = this.#readControl(link);
-    this.#lastWord = control.said;
+    this.#lastWord = watch.lastWord;
     try {
       for await (const message of link.bulk.receive()) {
         if (message.type === "replicaFailed") {
@@ -598,60 +459,27 @@ export class PrimaryHost {
     } catch (error) {
       reason = messageOf(error);
     } finally {
-      clearInterval(watch);
-      reason = control.loss() ?? reason;
+      watch.stop();
+      reason = watch.loss ?? reason;
       closeLink(link);
       this.#sender?.cancel();
       for (let sending; sending !== this.#sending;) await (sending = this.#sending);
-      await packets;
+      await watch.ended;
       this.#link = undefined;
       this.#sender = undefined;
       if (!this.#over) this.#step({ type: "replica-lost", reason });
     }
   }
 
-  /** What a secondary VM says, until the link is gone. */
-  async #readPackets(link: Link): Promise<void> {
-    try {
-      for await (const message of link.packets.receive()) {
-        if (message.type === "frames") this.#packets?.received(message);
-      }
-    } catch (error) {
-      // Whoever closes the link says why himself.
-      if (!(error instanceof LinkError)) this.#notice(messageOf(error));
-    } finally {
-      closeLink(link);
-    }
-  }
-
-  /** Beats go and come until the link is gone. */
-  #readControl(
-    link: Link,
-  ): { readonly said: Promise<void>; readonly loss: () => string | undefined } {
-    const said = Promise.withResolvers<void>();
-    const { failover } = this.#options.config;
-    let loss: string | undefined;
-    const beat = { intervalMs: failover.heartbeatMs, timeoutMs: failover.timeoutMs };
-    const heartbeat = new Heartbeat(link.control, beat, () => {
-      loss = `the secondary's engine has been silent for ${failover.timeoutMs} ms`;
-      closeLink(link);
+  #watchLink(link: Link): LinkWatch {
+    const { config: { failover }, answerMs = ANSWER_MS } = this.#options;
+    return new LinkWatch(link, {
+      heartbeat: { intervalMs: failover.heartbeatMs, timeoutMs: failover.timeoutMs },
+      answerMs,
+      awaitsAnswer: () => this.#machine.awaitsCommit,
+      frames: (message) => this.#packets?.received(message),
+      notice: (text) => this.#notice(text),
     });
-    const read = async () => {
-      try {
-        for await (const message of link.control.receive()) {
-          if (message.type === "heartbeat") heartbeat.heard();
-          else if (message.type === "takenOver" || message.type === "goodbye") said.resolve();
-        }
-      } catch (error) {
-        if (!(error instanceof LinkError)) this.#notice(messageOf(error));
-      } finally {
-        heartbeat.stop();
-        said.resolve();
-        closeLink(link);
-      }
-    };
-    read();
-    return { said: said.promise, loss: () => loss };
   }
 
   /** Have the network of the VM led through this engine. */
@@ -672,22 +500,6 @@ export class PrimaryHost {
       notice: (text) => this.#notice(text),
     });
     await this.#packets.guard(link.packets);
-  }
-
-  /** Give up a link on which nothing moves though the secondary owes an answer: it may have lost a byte. */
-  #watchLink(link: Link): ReturnType<typeof setInterval> {
-    const answerMs = this.#options.answerMs ?? ANSWER_MS;
-    let moved = 0;
-    let sinceMs = performance.now();
-    return setInterval(() => {
-      const bytes = link.bulk.bytesSent + link.bulk.bytesReceived;
-      if (bytes !== moved || !this.#machine.awaitsCommit) {
-        moved = bytes;
-        sinceMs = performance.now();
-      } else if (performance.now() - sinceMs > answerMs) {
-        link.bulk.close(`the secondary has not answered for ${answerMs} ms`);
-      }
-    }, answerMs / 10);
   }
 
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
@@ -840,18 +652,4 @@ export class PrimaryHost {
     await this.#arbitration.close();
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Wait for as long as it may take until the exit of a QEMU is known whose stream has broken. */
-async function exitNoticed({ process, qmp }: Vm): Promise<void> {
-  const within = (ms: number, work: Promise<unknown>) => {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<false>((resolve) => timer = setTimeout(resolve, ms, false));
-    return Promise.race([work.then(() => true), late]).finally(() => clearTimeout(timer));
-  };
-  if (await within(EXIT_NOTICE_MS, qmp.closed)) await within(EXIT_MS, process.exited);
 }

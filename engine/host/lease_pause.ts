@@ -1,0 +1,58 @@
+/**
+ * Pauses a VM whose arbiter cannot be reached, before somebody else may be let run it.
+ *
+ * @module
+ */
+
+import { messageOf } from "../errors.ts";
+import type { FilterMonitor } from "./packet_filters.ts";
+
+/** The VM, as far as it is needed here. */
+export interface PausableVm {
+  monitor(): FilterMonitor | undefined;
+  /** Have no checkpoint begun, or let them begin again. */
+  hold(on: boolean): void;
+  /** No checkpoint is under way. */
+  isSettled(): boolean;
+  /** The VM may go on without a lease. */
+  isExempt(): boolean;
+  notice(text: string): void;
+}
+
+const POLL_MS = 1;
+
+/** Pauses one VM, and lets it run on. */
+export class LeasePause {
+  readonly #vm: PausableVm;
+  #isPaused = false;
+
+  constructor(vm: PausableVm) {
+    this.#vm = vm;
+  }
+
+  pause(): void {
+    if (this.#vm.isExempt() || this.#isPaused) return;
+    this.#isPaused = true;
+    this.#vm.notice("the arbiter cannot be reached: the VM is paused until it can");
+    this.#stop().catch((error) => this.#vm.notice(messageOf(error)));
+  }
+
+  resume(): void {
+    if (!this.#isPaused) return;
+    this.#isPaused = false;
+    this.#vm.notice("the arbiter can be reached again: the VM runs on");
+    this.#run().catch((error) => this.#vm.notice(messageOf(error)));
+  }
+
+  async #stop(): Promise<void> {
+    this.#vm.hold(true);
+    // At the end of a checkpoint QEMU would let it run again.
+    while (!this.#vm.isSettled()) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    if (this.#isPaused) await this.#vm.monitor()?.execute("stop");
+  }
+
+  async #run(): Promise<void> {
+    await this.#vm.monitor()?.execute("cont");
+    this.#vm.hold(false);
+  }
+}

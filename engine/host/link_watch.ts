@@ -1,0 +1,104 @@
+/**
+ * Looks after the link to a secondary: whether it is there, whether it answers, and what it says last.
+ *
+ * @module
+ */
+
+import { LinkError, messageOf } from "../errors.ts";
+import type { DetectorOptions } from "../failover/detector.ts";
+import { closeLink, type Link, type Message } from "../link/mod.ts";
+import { Heartbeat } from "./heartbeat.ts";
+
+/** What a {@linkcode LinkWatch} needs to know. */
+export interface LinkWatchOptions {
+  readonly heartbeat: Required<DetectorOptions>;
+  /** The longest that the secondary may owe an answer while nothing moves on the link. */
+  readonly answerMs: number;
+  /** Whether it owes one. */
+  readonly awaitsAnswer: () => boolean;
+  /** What the secondary VM says. */
+  readonly frames: (message: Extract<Message, { type: "frames" }>) => void;
+  readonly notice: (text: string) => void;
+}
+
+/** Looks in an answer's time. */
+const LOOKS = 10;
+
+/** Watches one link, and closes it when it is of no use. */
+export class LinkWatch {
+  /** Fulfilled when the secondary has acted on what it was told last, or is gone. */
+  readonly lastWord: Promise<void>;
+  /** Fulfilled when nothing more comes, of control messages and packets. */
+  readonly ended: Promise<void>;
+  readonly #link: Link;
+  readonly #options: LinkWatchOptions;
+  readonly #heartbeat: Heartbeat;
+  readonly #answerTimer: ReturnType<typeof setInterval>;
+  readonly #lastWord = Promise.withResolvers<void>();
+  #loss: string | undefined;
+
+  constructor(link: Link, options: LinkWatchOptions) {
+    this.#link = link;
+    this.#options = options;
+    this.lastWord = this.#lastWord.promise;
+    const { heartbeat } = options;
+    this.#heartbeat = new Heartbeat(link.control, heartbeat, () => {
+      this.#loss = `the secondary's engine has been silent for ${heartbeat.timeoutMs} ms`;
+      closeLink(link);
+    });
+    this.#answerTimer = this.#watchAnswers();
+    const read = [
+      this.#read(link.control, (message) => this.#control(message)),
+      this.#read(link.packets, (message) => this.#packet(message)),
+    ];
+    this.ended = Promise.all(read).then(() => this.#lastWord.resolve());
+  }
+
+  /** Why the link was closed, where nobody else can know. */
+  get loss(): string | undefined {
+    return this.#loss;
+  }
+
+  /** The link is closed. */
+  stop(): void {
+    clearInterval(this.#answerTimer);
+    this.#heartbeat.stop();
+  }
+
+  #control(message: Message): void {
+    if (message.type === "heartbeat") this.#heartbeat.heard();
+    else if (message.type === "takenOver" || message.type === "goodbye") this.#lastWord.resolve();
+  }
+
+  #packet(message: Message): void {
+    if (message.type === "frames") this.#options.frames(message);
+  }
+
+  async #read(connection: Link["control"], take: (message: Message) => void): Promise<void> {
+    try {
+      for await (const message of connection.receive()) take(message);
+    } catch (error) {
+      // Whoever closes the link says why himself.
+      if (!(error instanceof LinkError)) this.#options.notice(messageOf(error));
+    } finally {
+      closeLink(this.#link);
+    }
+  }
+
+  /** Give up a link on which nothing moves though an answer is owed: it may have lost a byte. */
+  #watchAnswers(): ReturnType<typeof setInterval> {
+    const { answerMs, awaitsAnswer } = this.#options;
+    const { bulk } = this.#link;
+    let moved = 0;
+    let sinceMs = performance.now();
+    return setInterval(() => {
+      const bytes = bulk.bytesSent + bulk.bytesReceived;
+      if (bytes !== moved || !awaitsAnswer()) {
+        moved = bytes;
+        sinceMs = performance.now();
+      } else if (performance.now() - sinceMs > answerMs) {
+        bulk.close(`the secondary has not answered for ${answerMs} ms`);
+      }
+    }, answerMs / LOOKS);
+  }
+}
