@@ -57,7 +57,7 @@ function opener({ server, load }: LoadOptions): () => Promise<Session> {
     }
     case "syn": {
       const dialer = new GuestDialer(server, load.own);
-      const syns = new SynWatch(load.own.port);
+      const syns = new SynWatch(dialer.own.port);
       return () => dialer.connecting(syns);
     }
   }

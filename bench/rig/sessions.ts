@@ -185,16 +185,17 @@ export class CountSession implements Session {
 
 /** Has the guest open connections to this client. */
 export class GuestDialer {
+  /** Where this client listens. */
+  readonly own: ServerAddress;
   readonly #server: ServerAddress;
-  readonly #own: ServerAddress;
   readonly #listener: Deno.TcpListener;
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** @param own Where this client is to be reached */
+  /** @param own Where this client is reached; port 0 is one that nobody has knocked at before */
   constructor(server: ServerAddress, own: ServerAddress) {
     this.#server = server;
-    this.#own = own;
     this.#listener = Deno.listen({ hostname: own.address, port: own.port });
+    this.own = { address: own.address, port: this.#listener.addr.port };
   }
 
   /** A connection that the guest has opened, and answers on as its counting server does. */
@@ -238,6 +239,6 @@ export class GuestDialer {
   }
 
   async #ask(http: HttpConnection, how: "dial" | "connect"): Promise<void> {
-    await http.get(`/${how}/${formatServer(this.#own)}`, () => {});
+    await http.get(`/${how}/${formatServer(this.own)}`, () => {});
   }
 }

@@ -35,8 +35,6 @@ export interface SessionOptions {
   readonly qemuPath?: string | undefined;
   /** Makes another config of what a side's would be. */
   readonly configure?: (config: VmConfig, side: "primary" | "standby") => VmConfig;
-  /** What is put before the command of each side, such as `ip netns exec NAME`. */
-  readonly prefix?: Readonly<Record<"primary" | "standby", readonly string[]>>;
   readonly signal?: AbortSignal;
   readonly onReport?: (side: "primary" | "standby", report: Report) => void;
   readonly onTick?: (side: "primary" | "standby", n: number, fileOk: boolean) => void;
@@ -84,15 +82,10 @@ export class DemoSession {
     this.standbyConsole = new ConsoleTail(`${directory}/standby-console.log`);
     this.standbyToml = standbyToml;
     this.standby = this.#startStandby();
-    this.primary = new EngineProcess(
-      ["run", primaryToml],
-      (report) => {
-        if (report.event === "checkpoint" && report.replicated) this.checkpoints.push(report);
-        options.onReport?.("primary", report);
-      },
-      `${directory}/primary.log`,
-      options.prefix?.primary,
-    );
+    this.primary = new EngineProcess(["run", primaryToml], (report) => {
+      if (report.event === "checkpoint" && report.replicated) this.checkpoints.push(report);
+      options.onReport?.("primary", report);
+    }, `${directory}/primary.log`);
     this.#poller = setInterval(() => this.#poll(), POLL_MS);
   }
 
@@ -137,12 +130,11 @@ export class DemoSession {
   }
 
   #startStandby(...options: readonly string[]): EngineProcess {
-    const { directory, onReport, prefix } = this.#options;
+    const { directory, onReport } = this.#options;
     return new EngineProcess(
       ["standby", this.standbyToml, ...options],
       (report) => onReport?.("standby", report),
       `${directory}/standby.log`,
-      prefix?.standby,
     );
   }
 

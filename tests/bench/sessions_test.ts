@@ -136,12 +136,10 @@ Deno.test("RandomPageSession finds two pages in one, and one page twice", async 
 
 Deno.test("GuestDialer counts on a connection that the guest has opened", async () => {
   await withServer([http("connected\n")], async (server) => {
-    using probe = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const own = { address: "127.0.0.1", port: probe.addr.port };
-    probe.close();
-    const dialer = new GuestDialer(server, own);
+    const dialer = new GuestDialer(server, { address: "127.0.0.1", port: 0 });
     const dialed = dialer.dial();
-    using guest = await Deno.connect({ hostname: own.address, port: own.port });
+    const { address, port } = dialer.own;
+    using guest = await Deno.connect({ hostname: address, port });
     const session = await dialed;
     const next = session.next();
     await guest.read(new Uint8Array(100));

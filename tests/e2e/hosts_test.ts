@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import type { LoadResult } from "../../bench/rig/closed_loop.ts";
 import { GUEST, Hosts } from "../../bench/rig/hosts.ts";
-import { CLIENT_PORT, PORTS } from "../../bench/rig/load.ts";
+import { Load, PORTS } from "../../bench/rig/load.ts";
 import type { LoadOptions } from "../../bench/rig/load_client.ts";
 import { Ping } from "../../bench/rig/ping.ts";
 import { qemuArgs } from "../../engine/vm/command_line.ts";
@@ -9,9 +9,10 @@ import { prepareDemoGuest } from "../../engine/vm/demo_guest.ts";
 import { findQemu } from "../../engine/vm/find.ts";
 import { startQemu } from "../../engine/vm/process.ts";
 import { run } from "../../engine/vm/run.ts";
-import { guestAnswers, loadFrom } from "./_host_pair.ts";
 
 const DOWNLOAD_BYTES = 8 * 1024 * 1024;
+
+const BOOT_TIMEOUT_MS = 60_000;
 
 const whyNot = await Hosts.whyNot();
 if (whyNot !== undefined) console.log(`not tested: hosts in namespaces: ${whyNot}`);
@@ -66,6 +67,32 @@ async function withGuest(work: (hosts: Hosts) => Promise<void>): Promise<void> {
   assertEquals(names.filter((name) => left.includes(name)), []);
 }
 
+/** Start a client of the guest's web server, if nothing else is said. */
+function loadFrom(
+  hosts: Hosts,
+  options: Pick<LoadOptions, "load"> & Partial<LoadOptions>,
+): Load {
+  const port = options.load.kind === "count" ? PORTS.counting : PORTS.web;
+  return new Load(hosts.client, {
+    server: { address: GUEST.address, port },
+    connections: 1,
+    durationMs: 3000,
+    ...options,
+  });
+}
+
+/** Wait until the guest's servers answer; those of IPv6 are the last to listen. */
+async function guestAnswers(hosts: Hosts): Promise<void> {
+  const client = loadFrom(hosts, {
+    server: { address: GUEST.address6, port: PORTS.counting },
+    load: { kind: "count" },
+    durationMs: BOOT_TIMEOUT_MS,
+    answerTimeoutMs: 2000,
+  });
+  await client.connected;
+  await client.stop();
+}
+
 /** Load from the client, which must be answered without an error. */
 async function load(
   hosts: Hosts,
@@ -89,7 +116,7 @@ Deno.test({
       ];
       for (const { guest, client } of families) {
         const server = { address: guest, port: PORTS.web };
-        const own = { address: client, port: CLIENT_PORT };
+        const own = { address: client, port: 0 };
         const page = { kind: "page", sizeBytes: 4096 } as const;
         const download = { kind: "page", sizeBytes: DOWNLOAD_BYTES } as const;
         const { answers } = await load(hosts, {
@@ -105,6 +132,7 @@ Deno.test({
         await load(hosts, { server: { ...server, port: PORTS.counting }, load: { kind: "count" } });
         await load(hosts, { server, load: { kind: "dial", own }, connections: 2 });
         await load(hosts, { server, load: { kind: "connect", own } });
+        await load(hosts, { server, load: { kind: "syn", own } });
       }
     }),
 });
