@@ -80,6 +80,18 @@ export {
   defaultControlPath,
 } from "./engine/control/mod.ts";
 export * from "./engine/errors.ts";
+export type {
+  Arbiter,
+  Claim,
+  ClaimAnswer,
+  LossEvidence,
+  Ownership,
+  RenewAnswer,
+} from "./engine/failover/arbiter.ts";
+export { HeartbeatDetector, type PeerState } from "./engine/failover/detector.ts";
+export { EtcdClient, type EtcdClientOptions } from "./engine/failover/etcd.ts";
+export { EtcdArbiter } from "./engine/failover/etcd_arbiter.ts";
+export { type GenerationFile, ManualArbiter } from "./engine/failover/manual_arbiter.ts";
 export {
   type PrimaryEffect,
   type PrimaryEvent,
@@ -94,6 +106,7 @@ export {
 } from "./engine/failover/secondary.ts";
 export {
   type CheckpointReport,
+  createArbiter,
   formatReport,
   type PrimaryEnd,
   PrimaryHost,
@@ -103,6 +116,7 @@ export {
   type RestoreOptions,
   type RestoreSource,
   restoreVm,
+  RunDirectory,
   runRestored,
   type SecondaryEnd,
   SecondaryHost,

@@ -6,6 +6,7 @@
 
 export { type Flow, type FlowRule, parseAddress } from "./flow_rules.ts";
 export { FrameInput } from "./frame_input.ts";
+export { InboundGate } from "./inbound_gate.ts";
 export {
   type CheckpointReason,
   type CheckpointRequest,

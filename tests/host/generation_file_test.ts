@@ -1,0 +1,20 @@
+import { assertEquals, assertRejects } from "@std/assert/mod.js";
+import { ArbiterError } from "../../engine/errors.ts";
+import { DiskGenerationFile } from "../../engine/host/generation_file.ts";
+
+Deno.test("DiskGenerationFile keeps what was stored last, and takes rubbish for an error", async () => {
+  const directory = Deno.makeTempDirSync();
+  try {
+    const path = `${directory}/state/colo/vm.json`;
+    const file = new DiskGenerationFile(path);
+    assertEquals(await file.load(), undefined);
+    await file.store({ generation: 1, holder: "host-a" });
+    await file.store({ generation: 2, holder: "host-b" });
+    assertEquals(await new DiskGenerationFile(path).load(), { generation: 2, holder: "host-b" });
+    assertEquals([...Deno.readDirSync(`${directory}/state/colo`)].length, 1);
+    Deno.writeTextFileSync(path, '{"generation":');
+    await assertRejects(() => file.load(), ArbiterError, "holds no generation");
+  } finally {
+    Deno.removeSync(directory, { recursive: true });
+  }
+});
