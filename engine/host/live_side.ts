@@ -9,6 +9,7 @@ import { LocalProtocolError, QemuError } from "../errors.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
 import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
+import { watchForHang } from "./hang_watch.ts";
 import { filteredNics } from "./nics.ts";
 import { ReplicaPort } from "./replica_port.ts";
 import { SecondaryPackets } from "./secondary_packets.ts";
@@ -61,6 +62,11 @@ export class LiveSide implements ReplicaSide {
     await beginSecondary(vm.qmp, qemu.capabilities, path);
     const port = await ReplicaPort.connect(path);
     this.#port = port;
+    watchForHang(vm, () => this.#port !== undefined, () => {
+      if (this.#over || this.#vm !== vm || this.#port === undefined) return;
+      notice("the secondary QEMU hangs, and is replaced");
+      vm.process.kill();
+    });
     vm.process.exited.then((exit) => {
       if (this.#over || this.#vm !== vm) return;
       this.#earlyDeaths = performance.now() - startedMs < STABLE_MS ? this.#earlyDeaths + 1 : 0;

@@ -38,6 +38,7 @@ import { CapturePort, initialTaken } from "./capture_port.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { beginPrimary, releasePrimary } from "./colo_qemu.ts";
 import { defaultEncoders, EncoderPool } from "./encoder_pool.ts";
+import { watchForHang } from "./hang_watch.ts";
 import { LeasePause } from "./lease_pause.ts";
 import { LinkWatch } from "./link_watch.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
@@ -263,6 +264,15 @@ export class PrimaryHost {
     const isWanted = () => this.#machine.phase === "protected" && !this.#shutDown;
     watchForDeath(vm, isWanted, (signal) => {
       this.#step({ type: "qemu-lost", reason: `the primary QEMU ended by ${signal}` });
+    });
+    const isBusy = () => !["initial", "idle", "asked"].includes(this.#capture?.state ?? "idle");
+    watchForHang(vm, isBusy, () => {
+      // There is nobody who could go on in its place, and it may come round.
+      if (this.#machine.phase !== "protected") {
+        return this.#notice("the primary QEMU does not answer its monitor");
+      }
+      this.#notice("the primary QEMU hangs, and is ended");
+      vm.process.kill();
     });
     vm.process.exited.then(async (exit) => {
       this.#packets?.close();

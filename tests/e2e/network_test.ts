@@ -193,6 +193,20 @@ test("a secondary that stands still, and a link that is cut, hold up the guest's
   });
 });
 
+test("a primary QEMU that hangs is ended, and taken over from", async () => {
+  await withPair({}, async (pair) => {
+    const loop = { connections: 4, durationMs: LOAD_MS, intervalMs: 2 };
+    const load = pair.load({ kind: "count" }, loop);
+    await load.connected;
+    const hungMs = performance.timeOrigin + performance.now();
+    Deno.kill(pair.qemuPid("primary"), "SIGSTOP");
+    const { atMs, reason } = await pair.standby.waitFor("running", () => true, LOAD_MS);
+    console.log(`running ${(atMs - hungMs).toFixed(0)} ms after the primary hung: ${reason}`);
+    await sleep(AFTER_MS);
+    assertIntact(await load.stop(), "counting");
+  });
+});
+
 test("a flood of frames costs frames, not the guest: its monitor and other clients are answered", async () => {
   await withPair({}, async (pair) => {
     const loop = { durationMs: LOAD_MS, intervalMs: 5 };
