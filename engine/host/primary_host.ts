@@ -9,7 +9,7 @@ import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
 import type { ControlServer } from "../control/mod.ts";
 import { requirePeer } from "../config/mod.ts";
-import { LinkError, messageOf, StateError, StoreError } from "../errors.ts";
+import { ArbiterError, LinkError, messageOf, StateError, StoreError } from "../errors.ts";
 import {
   type PrimaryEffect,
   type PrimaryEvent,
@@ -18,6 +18,8 @@ import {
 } from "../failover/primary.ts";
 import {
   closeLink,
+  formatAddress,
+  type Introduction,
   type Link,
   type LinkAddress,
   type Message,
@@ -56,6 +58,9 @@ import { obtainVm } from "./vm_source.ts";
 
 /** Between two attempts to reach the secondary. */
 const RECONNECT_MS = 200;
+
+/** A peer that takes longer to answer is asked when the VM runs. */
+const ASK_PEER_MS = 1000;
 
 /** Before a guest whose capture broke is captured anew. */
 const RECAPTURE_MS = 1000;
@@ -143,9 +148,10 @@ export class PrimaryHost {
         await this.#port.record(recordPath, (reason) => this.#notice(reason));
       }
       let wasRunning = false;
-      const vm = await obtainVm(this.#options, (runs) => {
+      const vm = await obtainVm(this.#options, async (runs) => {
         wasRunning = runs;
-        return this.#arbitration.begin(this.#leaseEvents, runs);
+        await this.#askPeer();
+        await this.#arbitration.begin(this.#leaseEvents, runs);
       });
       this.#vm = vm;
       this.#watch(vm);
@@ -181,6 +187,39 @@ export class PrimaryHost {
     resume: () => this.#leasePause.resume(),
     stale: (reason) => this.#step({ type: "stale", reason }),
   };
+
+  /**
+   * Whether the VM runs at the peer, which may be the only one to know.
+   *
+   * @throws {ArbiterError} when it does
+   */
+  async #askPeer(): Promise<void> {
+    try {
+      closeLink(await openLink(this.#peer, this.#introduction, ASK_PEER_MS));
+    } catch (error) {
+      // One that cannot be reached, or does not want this primary, says nothing about it.
+      if (!(error instanceof RefusedError && error.generation > 0)) return;
+      throw new ArbiterError(
+        `Cannot run the VM: it runs at ${
+          formatAddress(this.#peer)
+        }, which has taken it over; stand by ` +
+          "for it with `colo standby`, or end it there first",
+      );
+    }
+  }
+
+  get #introduction(): Introduction {
+    const { vm, replication: { mode } } = this.#options.config;
+    return {
+      vmName: vm.name,
+      memoryMiB: vm.memoryMiB,
+      mode,
+      nics: vm.nics.length,
+      generation: this.#arbitration.generation,
+      holder: this.#arbitration.holder,
+      engineVersion: ENGINE_VERSION,
+    };
+  }
 
   /** The secondary is lost, and may have taken over. */
   async #claim(): Promise<void> {
@@ -413,19 +452,10 @@ export class PrimaryHost {
   }
 
   async #connectAgainAndAgain(): Promise<void> {
-    const { config } = this.#options;
     let complaint = "";
     while (!this.#done) {
       try {
-        const link = await openLink(this.#peer, {
-          vmName: config.vm.name,
-          memoryMiB: config.vm.memoryMiB,
-          mode: config.replication.mode,
-          nics: config.vm.nics.length,
-          generation: this.#arbitration.generation,
-          holder: this.#arbitration.holder,
-          engineVersion: ENGINE_VERSION,
-        });
+        const link = await openLink(this.#peer, this.#introduction);
         complaint = "";
         if (this.#done) return closeLink(link);
         await this.#serve(link);

@@ -97,7 +97,7 @@ export class PrimaryPackets {
    */
   async guard(link: LinkConnection): Promise<void> {
     this.#link = link;
-    for (const card of this.#cards) card.proxy.secondary.reset();
+    for (const card of this.#cards) card.forgetSecondary();
     await this.#engage();
   }
 
@@ -258,6 +258,12 @@ class Card {
   drain(): void {
     this.#readMirror();
     this.#readOut();
+  }
+
+  /** Another secondary, or the same one anew, begins with a record, and with an epoch. */
+  forgetSecondary(): void {
+    this.#secondaryEpoch = -1;
+    this.proxy.secondary.reset();
   }
 
   /**
