@@ -246,7 +246,7 @@ test("pages that no two VMs write alike are let out by checkpoints, and what dif
 
 test("a guest's own connections are let out by a checkpoint at once", async () => {
   await withPair({}, async (pair) => {
-    const connects = pair.load({ kind: "connect", own: pair.client }, {
+    const connects = pair.load({ kind: "syn", own: { ...pair.client, port: 0 } }, {
       connections: 1,
       durationMs: 6000,
       intervalMs: 100,
