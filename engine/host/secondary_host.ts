@@ -197,12 +197,15 @@ export class SecondaryHost {
   #refusal(introduction: Introduction): Refusal | undefined {
     const { vm, replication: { mode } } = this.#options.config;
     const { phase } = this.#machine;
+    const { generation } = this.#arbitration;
     if (phase === "promoted" || phase === "taking-over") {
-      const { generation } = this.#arbitration;
       return { reason: "it runs the VM itself, since it took over", generation };
     }
     if (phase === "deciding") return { reason: "it is being decided who runs the VM" };
     if (this.#link !== undefined) return { reason: "another primary is connected to it" };
+    if (introduction.generation < generation) {
+      return { reason: `it stands by for generation ${generation} of the VM`, generation };
+    }
     if (introduction.vmName !== vm.name) {
       return { reason: `it stands by for VM "${vm.name}", not "${introduction.vmName}"` };
     }
@@ -413,7 +416,7 @@ export class SecondaryHost {
     if (this.#link !== undefined) closeLink(this.#link);
     // Of a guest whose primary may be dead, what is held is all there is.
     const { phase } = this.#machine;
-    const keep = this.#failed || phase === "orphaned" || phase === "starting";
+    const keep = this.#failed || ["orphaned", "starting", "deciding"].includes(phase);
     await this.#side?.stop(keep);
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
