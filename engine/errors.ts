@@ -15,6 +15,7 @@
  * ├── DiskError              a disk cannot be replicated as things are
  * ├── StoreError             a stored checkpoint is missing or damaged, or cannot be written
  * ├── ArbiterError           the arbiter gives no answer, or refuses; carries what it says
+ * │   └── NotOursError       another host runs the VM
  * ├── QemuError              QEMU is missing, unsuitable, or ended
  * └── QmpError
  *     ├── QmpCommandError    QEMU refused a command; carries the error class
@@ -102,6 +103,11 @@ export class ArbiterError extends ColoError {
   constructor(message: string, readonly code?: number) {
     super(message);
   }
+}
+
+/** The VM is another host's, so that it must not run here. */
+export class NotOursError extends ArbiterError {
+  override name = "NotOursError";
 }
 
 /** QEMU is missing, cannot do what is asked, or ended. */

@@ -41,6 +41,7 @@ Deno.test("mod.ts exports what it promises, and nothing else", () => {
     "ManualArbiter",
     "Mirror",
     "NbdError",
+    "NotOursError",
     "OutboundProxy",
     "Outbox",
     "PAGE_ENTRY_BYTES",

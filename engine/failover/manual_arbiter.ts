@@ -38,8 +38,10 @@ export interface GenerationFile {
 /** An arbiter without a third party. Pure but for the file, which is injected. */
 export class ManualArbiter implements Arbiter {
   readonly #file: GenerationFile;
-  /** What the peer said: it counts though it could not be stored. */
+  /** What the peer said, or was granted since: it counts though it could not be stored. */
   #learned: Ownership | undefined;
+  /** What this one was certain of, stored or not. */
+  #granted = 0;
   /** Reading and writing the file is one step. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -61,10 +63,13 @@ export class ManualArbiter implements Arbiter {
         generation: generation + 1,
         renewedMs: undefined,
       } as const;
-      if (judged.type === "ours") return granted;
+      // Whoever has the last grant was certain of it then.
+      if (judged.type === "ours" && this.#granted === generation + 1) return granted;
       // A file that is behind knows less than the claimer: it was not there, or is another host's.
       if (!isCertain(claim)) return { type: "ask", reason: reasonToAsk(claim) };
+      this.#granted = generation + 1;
       await this.#file.store({ generation: generation + 1, holder });
+      this.#learned = undefined;
       return granted;
     });
   }
@@ -80,11 +85,15 @@ export class ManualArbiter implements Arbiter {
     return Promise.resolve();
   }
 
-  /** What the peer says of the generation. A newer one makes ours stale. */
+  /**
+   * What the peer says of the generation. It is the one that runs the VM, so what this host had of it
+   * before, by whatever number, does not count any more.
+   */
   async learn(owner: Ownership): Promise<void> {
-    this.#learned = newer(this.#learned, owner);
-    await this.#inTurn(async (known) => {
-      if (known !== undefined) await this.#file.store(known);
+    this.#learned = owner;
+    await this.#inTurn(async () => {
+      await this.#file.store(owner);
+      this.#learned = undefined;
     });
   }
 
@@ -93,7 +102,7 @@ export class ManualArbiter implements Arbiter {
   ): Promise<T | Unreachable> {
     const turn = this.#last.then(async () => {
       try {
-        return await act(newer(await this.#file.load(), this.#learned));
+        return await act(this.#learned ?? await this.#file.load());
       } catch (error) {
         const reason = `Cannot use the file with the generation: ${messageOf(error)}`;
         return { type: "unreachable", reason } as const;
@@ -102,10 +111,6 @@ export class ManualArbiter implements Arbiter {
     this.#last = turn;
     return await turn;
   }
-}
-
-function newer(a: Ownership | undefined, b: Ownership | undefined): Ownership | undefined {
-  return (b?.generation ?? 0) > (a?.generation ?? 0) ? b : a;
 }
 
 /** Whether nobody else can be running the VM. */

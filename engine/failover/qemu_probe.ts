@@ -110,11 +110,12 @@ export class QemuProbe {
     this.#liveness = "answering";
   }
 
-  /** A checkpoint, for which the guest stands still, has begun or is through. */
+  /** Whether a checkpoint, for which the guest stands still, is under way; it may be said again and again. */
   checkpointing(underWay: boolean, nowMs: number): void {
     this.#advance(nowMs);
+    const isThrough = this.#checkpointing && !underWay;
     this.#checkpointing = underWay;
-    if (this.#waiting && !underWay) this.#silentUntilMs = nowMs + this.#timeoutMs;
+    if (this.#waiting && isThrough) this.#silentUntilMs = nowMs + this.#timeoutMs;
   }
 
   /** Time has passed. */

@@ -333,7 +333,6 @@ export class SecondaryMachine {
     if (this.#phase === "promoted" || this.#phase === "taking-over") {
       return [this.#become("ended", reason)];
     }
-    this.#entitled = false;
     return [
       ...(this.#linked ? [{ type: "tell-failed", reason } as const] : []),
       ...this.#restart(reason),
@@ -353,6 +352,7 @@ export class SecondaryMachine {
     this.#replica = this.createReplica();
     this.#incoming = undefined;
     this.#untold = [];
+    this.#entitled = false;
     return [this.#become("starting", reason), { type: "restart-qemu" }];
   }
 

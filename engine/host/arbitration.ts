@@ -5,7 +5,7 @@
  */
 
 import type { FailoverSection, VmConfig } from "../config/mod.ts";
-import { ArbiterError } from "../errors.ts";
+import { ArbiterError, NotOursError } from "../errors.ts";
 import type { Arbiter, Claim, LossEvidence, Ownership } from "../failover/arbiter.ts";
 import { EtcdArbiter } from "../failover/etcd_arbiter.ts";
 import { EtcdClient } from "../failover/etcd.ts";
@@ -138,7 +138,8 @@ export class Arbitration {
    * Begin to run the VM, as a new generation.
    *
    * @param wasRunning It runs already, left by an engine before: whoever had it since is not waited for
-   * @throws {ArbiterError} when it may not be run here
+   * @throws {NotOursError} when another host runs it
+   * @throws {ArbiterError} when that cannot be found out
    */
   async begin(events: LeaseEvents, wasRunning: boolean): Promise<void> {
     const { arbiter, holder } = this.#options;
@@ -146,7 +147,7 @@ export class Arbitration {
     if (known.type !== "owner") throw new ArbiterError(`Cannot run the VM: ${known.reason}`);
     const { owner } = known;
     if (wasRunning && owner !== undefined && owner.holder !== holder) {
-      throw new ArbiterError(
+      throw new NotOursError(
         `Cannot run the VM on: generation ${owner.generation} of it is ${owner.holder}'s by now`,
       );
     }
@@ -154,7 +155,7 @@ export class Arbitration {
     const claim: Claim = { generation, holder, standing: "outside", evidence: "ordered" };
     const answer = await this.#ask(() => arbiter.claim(claim));
     if (answer.type === "held" || answer.type === "stale") {
-      throw new ArbiterError(
+      throw new NotOursError(
         `Cannot run the VM: ${answer.holder} runs it; stand by for it with \`colo standby\`, or end ` +
           "it there first",
       );
@@ -180,10 +181,10 @@ export class Arbitration {
     standing: Claim["standing"],
     events: LeaseEvents,
   ): Promise<Verdict> {
-    const { arbiter, holder, fence, notice } = this.#options;
+    const { arbiter, holder, fence, hasThirdParty, notice } = this.#options;
     this.#claiming = true;
     try {
-      if (evidence === "silent" && fence !== undefined && !this.#isHolder) {
+      if (evidence === "silent" && fence !== undefined && !hasThirdParty) {
         await this.#switchOff(fence);
         evidence = "fenced";
       }
@@ -194,6 +195,8 @@ export class Arbitration {
         switch (answer.type) {
           case "granted":
             this.#granted(answer.generation, answer.renewedMs, events);
+            // It has lost already, and nothing has to wait until it is off as well.
+            if (evidence === "silent" && fence !== undefined) this.#switchOff(fence);
             return { type: "granted" };
           case "stale":
             return {
@@ -203,10 +206,13 @@ export class Arbitration {
           case "ask":
             return { type: "undecided", reason: answer.reason };
           case "held":
-            break;
-          case "unreachable":
-            if (answer.reason !== said) notice(`${answer.reason}; trying again`);
-            said = answer.reason;
+          case "unreachable": {
+            const reason = answer.type === "held"
+              ? `${answer.holder} may be running the VM: its lease has not ended`
+              : answer.reason;
+            if (reason !== said) notice(`${reason}; trying again`);
+            said = reason;
+          }
         }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
@@ -216,9 +222,13 @@ export class Arbitration {
     }
   }
 
-  /** A primary that has lost its secondary: without a third party it is the one that goes on. */
+  /**
+   * A primary that has lost its secondary: without a third party it is the one that goes on, unless
+   * each side is to switch the other one off first.
+   */
   get evidenceOfPrimary(): LossEvidence {
-    return this.#options.hasThirdParty ? "silent" : "ordered";
+    const { hasThirdParty, fence } = this.#options;
+    return hasThirdParty || fence !== undefined ? "silent" : "ordered";
   }
 
   /** Before a claim for a checkpoint of which nothing is known but that it is here. */

@@ -5,6 +5,7 @@
  */
 
 import type { VmConfig } from "../config/mod.ts";
+import { releasePrimary } from "./colo_qemu.ts";
 import { filteredNics } from "./nics.ts";
 import { removePrimaryFilters } from "./packet_filters.ts";
 import type { RunRecord } from "./run_directory.ts";
@@ -18,6 +19,8 @@ import { connectMonitor } from "./start_vm.ts";
 export async function openDirectPath(config: VmConfig, record: RunRecord): Promise<void> {
   const monitor = await connectMonitor(record);
   try {
+    // It may stand still for a checkpoint that nobody takes any more.
+    await releasePrimary(monitor);
     for (const nic of filteredNics(config)) await removePrimaryFilters(monitor, nic);
   } finally {
     await monitor.close();

@@ -37,6 +37,11 @@ export class LeasePause {
     this.#stop().catch((error) => this.#vm.notice(messageOf(error)));
   }
 
+  /** Another QEMU runs the VM now. */
+  reapply(): void {
+    if (this.#isPaused) this.#stop().catch((error) => this.#vm.notice(messageOf(error)));
+  }
+
   resume(): void {
     if (!this.#isPaused) return;
     this.#isPaused = false;

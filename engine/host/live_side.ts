@@ -5,7 +5,7 @@
  */
 
 import type { ReplicaEffect } from "../checkpoint/replica.ts";
-import { LocalProtocolError, QemuError } from "../errors.ts";
+import { LocalProtocolError, messageOf, QemuError } from "../errors.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
 import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
@@ -120,7 +120,9 @@ export class LiveSide implements ReplicaSide {
     this.#port = undefined;
     try {
       const atMs = await takeOver(this.#vm!.qmp, () => this.#resumedMs);
-      await this.#packets?.release();
+      await this.#packets?.release().catch((error) => {
+        this.#options.report({ event: "notice", atMs: Date.now(), text: messageOf(error) });
+      });
       return atMs;
     } finally {
       port?.close();

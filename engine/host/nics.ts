@@ -128,10 +128,16 @@ async function plug({ section: { bridge }, tap }: Nic): Promise<void> {
 
 async function unplug({ section: { bridge }, tap }: Nic): Promise<void> {
   if (bridge === undefined || tap === undefined) return;
+  // Mode "continuous" stands by without a QEMU, which may be the one to make it.
+  if (!await exists(tap)) return;
   await attempt(
     `keep ${tap} out of bridge ${bridge}`,
     () => run("ip", ["link", "set", "dev", tap, "up", "nomaster"]),
   );
+}
+
+function exists(tap: string): Promise<boolean> {
+  return run("ip", ["link", "show", "dev", tap]).then(() => true, () => false);
 }
 
 async function attempt(what: string, work: () => Promise<unknown>): Promise<void> {

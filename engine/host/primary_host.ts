@@ -9,7 +9,7 @@ import { WasmKernels } from "../../wasm/mod.ts";
 import { Capture, type CaptureEvent } from "../checkpoint/capture.ts";
 import type { ControlServer } from "../control/mod.ts";
 import { requirePeer } from "../config/mod.ts";
-import { ArbiterError, LinkError, messageOf, StateError, StoreError } from "../errors.ts";
+import { LinkError, messageOf, NotOursError, StateError, StoreError } from "../errors.ts";
 import {
   type PrimaryEffect,
   type PrimaryEvent,
@@ -155,7 +155,7 @@ export class PrimaryHost {
       });
       this.#vm = vm;
       this.#watch(vm);
-      if (taken === undefined) await this.#plugs.install("primary");
+      if (taken === undefined) await this.#plugIn(wasRunning);
       await this.#openControl(vm);
       const isOurs = taken === undefined && !wasRunning;
       const begun = await beginPrimary(vm.qmp, qemu.capabilities, this.#port.path)
@@ -173,9 +173,32 @@ export class PrimaryHost {
     }
   }
 
+  /** Of a VM that the world sees already nothing is ended because its network is not as it should be. */
+  async #plugIn(wasRunning: boolean): Promise<void> {
+    try {
+      await this.#plugs.install("primary");
+    } catch (error) {
+      if (!wasRunning) throw error;
+      this.#notice(messageOf(error));
+    }
+  }
+
+  /** Whoever wishes that no checkpoint is begun. */
+  readonly #holders = new Set<string>();
+  /** The last checkpoint that the guest has stood still for. */
+  #stoppedEpoch = 0;
+  /** The secondary has said that it cannot take over. */
+  #gaveUp = false;
+
+  #hold(by: string, on: boolean): void {
+    if (on) this.#holders.add(by);
+    else this.#holders.delete(by);
+    this.#step({ type: this.#holders.size > 0 ? "hold" : "release" });
+  }
+
   readonly #leasePause = new LeasePause({
     monitor: () => this.#vm?.qmp,
-    hold: (on) => this.#step({ type: on ? "hold" : "release" }),
+    hold: (on) => this.#hold("lease", on),
     isSettled: () => this.#machine.settled || this.#done,
     // A secondary vouches for the VM; and what is being decided about says nothing.
     isExempt: () => ["protected", "deciding", "ended"].includes(this.#machine.phase),
@@ -191,7 +214,7 @@ export class PrimaryHost {
   /**
    * Whether the VM runs at the peer, which may be the only one to know.
    *
-   * @throws {ArbiterError} when it does
+   * @throws {NotOursError} when it does
    */
   async #askPeer(): Promise<void> {
     try {
@@ -199,7 +222,7 @@ export class PrimaryHost {
     } catch (error) {
       // One that cannot be reached, or does not want this primary, says nothing about it.
       if (!(error instanceof RefusedError && error.generation > 0)) return;
-      throw new ArbiterError(
+      throw new NotOursError(
         `Cannot run the VM: it runs at ${
           formatAddress(this.#peer)
         }, which has taken it over; stand by ` +
@@ -223,8 +246,8 @@ export class PrimaryHost {
 
   /** The secondary is lost, and may have taken over. */
   async #claim(): Promise<void> {
-    const { evidenceOfPrimary } = this.#arbitration;
-    const verdict = await this.#arbitration.claim(evidenceOfPrimary, "pair", this.#leaseEvents);
+    const evidence = this.#gaveUp ? "reported" : this.#arbitration.evidenceOfPrimary;
+    const verdict = await this.#arbitration.claim(evidence, "pair", this.#leaseEvents);
     if (this.#over) return;
     if (verdict.type === "undecided") this.#notice(verdict.reason);
     else this.#step(verdict);
@@ -249,7 +272,7 @@ export class PrimaryHost {
       throw new StoreError(`Cannot save checkpoint ${name}: the primary is ${phase}; try again`);
     }
     return await saveCheckpoint(name, this.#saver, capture!, {
-      hold: (on) => this.#step({ type: on ? "hold" : "release" }),
+      hold: (on) => this.#hold("save", on),
       isSettled: () => this.#machine.settled,
       isOver: () => this.#capture !== capture || this.#done,
       report: this.#options.report,
@@ -368,9 +391,15 @@ export class PrimaryHost {
     await Promise.all([this.#capturing, this.#sending]);
     const vm = await reviveVm(this.#options, capture, reason);
     this.#vm = vm;
-    if (this.#done) return;
+    if (this.#done) {
+      vm.process.kill();
+      this.#ended.resolve("qemu-lost");
+      return;
+    }
+    this.#leasePause.reapply();
     this.#revivals.revived(performance.now());
     this.#watch(vm);
+    await this.#plugIn(true);
     await this.#openControl(vm);
     this.#step({ type: "revived" });
     await beginPrimary(vm.qmp, this.#options.qemu.capabilities, this.#port.path);
@@ -408,6 +437,7 @@ export class PrimaryHost {
       createKernels: () => WasmKernels.create(),
     });
     this.#capture = capture;
+    this.#stoppedEpoch = 0;
     const encoders = new EncoderPool(
       this.#options.encoders ?? defaultEncoders(navigator.hardwareConcurrency),
     );
@@ -442,6 +472,7 @@ export class PrimaryHost {
         this.#step({ type: "request" });
         break;
       case "stopped":
+        this.#stoppedEpoch = event.epoch;
         this.#packets?.stopped(event.epoch);
         break;
       case "whole":
@@ -462,7 +493,8 @@ export class PrimaryHost {
       } catch (error) {
         const message = messageOf(error);
         const refused = error instanceof RefusedError ? error.generation : 0;
-        if (refused > this.#arbitration.generation) {
+        // Without a third party both sides may have gone on from the same generation.
+        if (refused > 0 && refused >= this.#arbitration.generation) {
           return this.#step({ type: "stale", reason: `${message} (generation ${refused})` });
         }
         if (message !== complaint && !this.#done) this.#notice(`${message}; trying again`);
@@ -475,6 +507,7 @@ export class PrimaryHost {
   /** Work with one secondary, until it is lost. */
   async #serve(link: Link): Promise<void> {
     this.#link = link;
+    this.#gaveUp = false;
     let reason = "the link to the secondary broke";
     let ready = false;
     const watch = this.#watchLink(link);
@@ -482,6 +515,7 @@ export class PrimaryHost {
     try {
       for await (const message of link.bulk.receive()) {
         if (message.type === "replicaFailed") {
+          this.#gaveUp = true;
           reason = message.reason;
           break;
         }
@@ -539,7 +573,7 @@ export class PrimaryHost {
       },
       notice: (text) => this.#notice(text),
     });
-    await this.#packets.guard(link.packets);
+    await this.#packets.guard(link.packets, this.#stoppedEpoch);
   }
 
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
@@ -553,7 +587,7 @@ export class PrimaryHost {
       }
       await this.#guard(link);
     } while (!isAlone() && !over());
-    if (over()) return this.#packets?.runAlone();
+    if (over()) return this.#packets?.runAlone(link.packets);
     const [capture, encoders] = [this.#capture!, this.#encoders!];
     encoders.attach(capture.mirror);
     this.#sender = new ReplicaSender(capture, link.bulk, encoders);

@@ -22,6 +22,7 @@ import {
   type FilteredNic,
   type FilterMonitor,
   type PrimarySockets,
+  removePrimaryFilters,
   switchPrimaryFilters,
 } from "./packet_filters.ts";
 import { CLOSED, SocketPoller, UnixSocket } from "./unix_socket.ts";
@@ -77,10 +78,19 @@ export class PrimaryPackets {
    * @throws {ConfigError} when a rule makes no sense
    */
   static async install(options: PrimaryPacketsOptions): Promise<PrimaryPackets> {
+    const { monitor, nics, mode, directory } = options;
     const sockets: PrimarySockets[] = [];
-    for (const nic of options.nics) {
-      const mirrored = options.mode === "colo";
-      sockets.push(await addPrimaryFilters(options.monitor, nic, mirrored, options.directory));
+    try {
+      for (const nic of nics) {
+        // What an attempt has left that failed half way.
+        await removePrimaryFilters(monitor, nic);
+        sockets.push(await addPrimaryFilters(monitor, nic, mode === "colo", directory));
+      }
+    } catch (error) {
+      for (const { mirror, out, in: input } of sockets) {
+        for (const socket of [mirror, out, input]) socket?.close();
+      }
+      throw error;
     }
     return new PrimaryPackets(options, sockets);
   }
@@ -94,9 +104,11 @@ export class PrimaryPackets {
    * Lead all frames through this engine from now on. Nothing is held back before {@linkcode begin}.
    *
    * @param link Where what the guest receives goes to
+   * @param epoch Of the last checkpoint that the guest stood still for
    */
-  async guard(link: LinkConnection): Promise<void> {
+  async guard(link: LinkConnection, epoch: number): Promise<void> {
     this.#link = link;
+    this.#inboundEpoch = epoch;
     for (const card of this.#cards) card.forgetSecondary();
     await this.#engage();
   }
@@ -172,9 +184,13 @@ export class PrimaryPackets {
     }
   }
 
-  /** Nobody waits for anything any more: all that was held back leaves, and frames pass this engine by. */
-  runAlone(): void {
-    if (this.#link === undefined) return;
+  /**
+   * Nobody waits for anything any more: all that was held back leaves, and frames pass this engine by.
+   *
+   * @param link Only if that is the one that is being guarded for
+   */
+  runAlone(link?: LinkConnection): void {
+    if (this.#link === undefined || (link !== undefined && link !== this.#link)) return;
     this.#link = undefined;
     this.#release();
     this.#engage().catch((error) => this.#options.notice(messageOf(error)));

@@ -46,6 +46,7 @@ import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
 import type { RunNotebook } from "./start_vm.ts";
+import { within } from "./vm_end.ts";
 
 /** What a secondary needs. */
 export interface SecondaryHostOptions {
@@ -63,6 +64,9 @@ export interface SecondaryHostOptions {
   /** Run the VM from the checkpoint that an earlier standby has left, without a word of its primary. */
   readonly takeOver?: boolean;
 }
+
+/** How long the primary is tried to be told that its secondary ends. */
+const GOODBYE_MS = 200;
 
 /** How a secondary ended. */
 export type SecondaryEnd = "guest-ended" | "qemu-lost" | "stopped";
@@ -195,16 +199,27 @@ export class SecondaryHost {
   }
 
   #refusal(introduction: Introduction): Refusal | undefined {
-    const { vm, replication: { mode } } = this.#options.config;
+    const { vm, replication: { mode }, failover: { arbiter } } = this.#options.config;
     const { phase } = this.#machine;
-    const { generation } = this.#arbitration;
+    const { generation, holder } = this.#arbitration;
     if (phase === "promoted" || phase === "taking-over") {
       return { reason: "it runs the VM itself, since it took over", generation };
     }
     if (phase === "deciding") return { reason: "it is being decided who runs the VM" };
     if (this.#link !== undefined) return { reason: "another primary is connected to it" };
+    // An engine that is about to start its VM asks, and is to find nothing changed by that.
+    if (introduction.generation === 0) return { reason: "it does not run the VM" };
+    if (introduction.holder === holder && arbiter !== "manual") {
+      return {
+        reason: `both engines call themselves ${holder}, so the arbiter cannot tell them apart: ` +
+          "give one host another name or its config another path",
+      };
+    }
     if (introduction.generation < generation) {
-      return { reason: `it stands by for generation ${generation} of the VM`, generation };
+      return {
+        reason: `it stands by for generation ${generation} of the VM, and this is generation ` +
+          `${introduction.generation}: start the standby again if that is meant`,
+      };
     }
     if (introduction.vmName !== vm.name) {
       return { reason: `it stands by for VM "${vm.name}", not "${introduction.vmName}"` };
@@ -358,23 +373,31 @@ export class SecondaryHost {
   async #takeOver(reason: string): Promise<void> {
     const side = this.#side!;
     const [atMs] = await Promise.all([
-      side.takeOver(),
+      side.takeOver().finally(() => this.#noteThatItRuns()),
       this.#plugs.failOver().catch((error) => this.#notice(messageOf(error))),
     ]);
     const { epoch } = this.#machine;
-    const { run } = this.#options;
-    if (run?.record !== undefined) run.record = { ...run.record, runsVm: true };
     if (side.monitor !== undefined) {
       announce(side.monitor).catch((error) => this.#notice(messageOf(error)));
     }
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
-    if (this.#options.config.replication.peer !== undefined) await this.#protectAgain();
+    if (this.#options.config.replication.peer !== undefined) this.#protectAgain();
+  }
+
+  /** Whoever comes after this engine must not take it for a standby that nobody needs. */
+  #noteThatItRuns(): void {
+    const { run } = this.#options;
+    try {
+      if (run?.record !== undefined) run.record = { ...run.record, runsVm: true };
+    } catch (error) {
+      this.#notice(`Cannot write down that the VM runs here: ${messageOf(error)}`);
+    }
   }
 
   /** The VM runs here: protect it as any other, by the standby that the config names. */
-  async #protectAgain(): Promise<void> {
+  #protectAgain(): void {
     const { config, qemu, directory, run, report } = this.#options;
     const successor = new PrimaryHost({
       config,
@@ -389,7 +412,7 @@ export class SecondaryHost {
       },
     });
     this.#successor = successor;
-    this.#ended.resolve(await successor.run());
+    successor.run().then(this.#ended.resolve, this.#ended.reject);
   }
 
   #tell(message: Message): void {
@@ -403,6 +426,8 @@ export class SecondaryHost {
 
   #fail(error: unknown): void {
     if (this.#over) return;
+    // The world sees the VM: nothing but its own end is worth ending it.
+    if (this.#machine.phase === "promoted") return this.#notice(messageOf(error));
     this.#failed = true;
     if (error instanceof QmpError) this.#ended.reject(new QemuError(error.message));
     else this.#ended.reject(error);
@@ -413,9 +438,17 @@ export class SecondaryHost {
     this.#listener?.close();
     this.#heartbeat?.stop();
     await this.#arbitration.close();
+    const { phase } = this.#machine;
+    if (this.#link !== undefined && ["waiting", "seeding", "protecting"].includes(phase)) {
+      // So that the primary needs nobody to tell it that this side cannot take over.
+      const reason = "the standby was ended";
+      await within(
+        GOODBYE_MS,
+        this.#link.bulk.send({ type: "replicaFailed", reason }).catch(() => {}),
+      );
+    }
     if (this.#link !== undefined) closeLink(this.#link);
     // Of a guest whose primary may be dead, what is held is all there is.
-    const { phase } = this.#machine;
     const keep = this.#failed || ["orphaned", "starting", "deciding"].includes(phase);
     await this.#side?.stop(keep);
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);

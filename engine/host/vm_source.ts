@@ -5,6 +5,7 @@
  * @module
  */
 
+import { NotOursError } from "../errors.ts";
 import { killLeftover } from "../vm/mod.ts";
 import { releasePrimary } from "./colo_qemu.ts";
 import { filteredNics } from "./nics.ts";
@@ -18,7 +19,8 @@ import { adoptVm, startVm, type Vm } from "./start_vm.ts";
  *
  * @param begin Asks whether it may, before it does, or goes on; throws when it may not
  * @throws {QemuError} when it cannot be started, or does not answer
- * @throws {ArbiterError} as `begin`; it does not run then
+ * @throws {NotOursError} as `begin`; it does not run then
+ * @throws {ArbiterError} as `begin`; one that ran before is as it was
  */
 export async function obtainVm(
   options: PrimaryHostOptions,
@@ -52,6 +54,10 @@ async function adopt(
   try {
     await begin(true);
   } catch (error) {
+    if (!(error instanceof NotOursError)) {
+      await vm.qmp.close();
+      throw error;
+    }
     // What it would say now somebody else says.
     vm.process.kill();
     await vm.stop();

@@ -68,7 +68,8 @@ export class TcpComparator {
   /** A frame of the secondary has come. */
   secondary(connection: number, frame: number): void {
     const flags = this.#entries[frame + FRAME.FLAGS]!;
-    if ((flags & SYN) !== 0) {
+    const isSyn = (flags & SYN) !== 0;
+    if (isSyn) {
       if (!this.#expectsSynAck(connection, frame)) return this.#comparison.store.drop(frame);
     } else if ((flags & ACK) !== 0) {
       this.#acknowledge(connection, this.#entries[frame + FRAME.ACKNOWLEDGMENT]!);
@@ -77,6 +78,7 @@ export class TcpComparator {
       (flags & (FIN | SYN | RST)) === 0;
     if (saysNothing || this.#hasLeft(connection, frame)) this.#comparison.store.drop(frame);
     else if (!this.#queue(connection, frame)) return;
+    else if (isSyn) this.#noteSynAck(connection, frame);
     this.advance(connection);
   }
 
@@ -451,10 +453,15 @@ export class TcpComparator {
     const isn = this.#entries[frame + FRAME.SEQUENCE]!;
     const isKnown = isn === records[connection + CONNECTION.SECONDARY_ISN] ||
       isn === records[connection + CONNECTION.PRIMARY_ISN];
-    if (isKnown && (state & (STATE.SYN_MATCHED | STATE.SECONDARY_SYN)) !== 0) return false;
-    records[connection + CONNECTION.SECONDARY_ISN] = isn;
-    records[connection + CONNECTION.STATE] = state | STATE.SECONDARY_SYN;
-    return true;
+    return !isKnown || (state & (STATE.SYN_MATCHED | STATE.SECONDARY_SYN)) === 0;
+  }
+
+  /** It is among what waits: what is looked for there is there. */
+  #noteSynAck(connection: number, frame: number): void {
+    const records = this.#records;
+    records[connection + CONNECTION.SECONDARY_ISN] = this.#entries[frame + FRAME.SEQUENCE]!;
+    records[connection + CONNECTION.STATE] = records[connection + CONNECTION.STATE]! |
+      STATE.SECONDARY_SYN;
   }
 
   /**

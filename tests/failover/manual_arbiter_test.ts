@@ -90,9 +90,23 @@ Deno.test("one that hears of a newer generation is stale, also when it cannot be
     const stale = { type: "stale", generation: 8, holder: "B" } as const;
     assertEquals(await arbiter.renew(PAIR), stale);
     assertEquals(await arbiter.claim(claimOf("ordered", { holder: "A" })), stale);
-    await arbiter.learn({ generation: 5, holder: "A" });
-    assertEquals(await arbiter.prepare(), { type: "owner", owner: { generation: 8, holder: "B" } });
   }
+});
+
+Deno.test("what this host had of a VM by itself does not count beside what its peer runs", async () => {
+  // It ran the VM twice more while the peer did not stand by for it, and ended it; the peer has not.
+  for (const generation of [8, 9]) {
+    const { file, arbiter } = arbiterWith({ generation, holder: "B" });
+    await arbiter.learn(PAIR);
+    assertEquals(file.text, encodeOwner(PAIR));
+    assertEquals((await arbiter.claim(claimOf("silent"))).type, "ask");
+    assertEquals((await arbiter.claim(claimOf("reported"))).type, "granted");
+  }
+});
+
+Deno.test("a grant that was stored for somebody else's loss is none on silence", async () => {
+  const { arbiter } = arbiterWith({ generation: 8, holder: "B" });
+  assertEquals((await arbiter.claim(claimOf("silent"))).type, "ask");
 });
 
 Deno.test("what was granted to the same one after that is no grant of an older generation", () => {

@@ -38,6 +38,17 @@ Deno.test("QemuProbe waits for a checkpoint to end, and then for the whole timeo
   assertEquals(hungAtMs(probe, 3000), 4000);
 });
 
+Deno.test("QemuProbe finds a QEMU hung by the timeout, however often it is told that no checkpoint is under way", () => {
+  const probe = new QemuProbe({}, 0);
+  probe.asked(0);
+  let nowMs = 0;
+  while (probe.tick(nowMs) !== "hung") {
+    probe.checkpointing(false, nowMs);
+    nowMs += 100;
+  }
+  assertEquals(nowMs, 1000);
+});
+
 Deno.test("QemuProbe finds a QEMU hung in a checkpoint, and in one after the other, by the longer bound", () => {
   const within = new QemuProbe({}, 0);
   within.checkpointing(true, 0);

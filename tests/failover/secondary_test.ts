@@ -790,3 +790,12 @@ Deno.test("SecondaryMachine claims with the evidence that there is", () => {
   assertEquals(evidence(EVENTS["primary-lost"]), ["reported"]);
   assertEquals(evidence(EVENTS["take-over"]), ["ordered"]);
 });
+
+Deno.test("SecondaryMachine is entitled to nothing when what it holds is thrown away", () => {
+  const machine = machineIn("seeding");
+  stepAll(machine, [EVENTS["device-state"], EVENTS.commit]);
+  stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, true));
+  assertEquals([machine.phase, machine.entitled], ["seeding", true]);
+  assertEquals(describe(machine.step(EVENTS["link-lost"])), ">starting,restart");
+  assertEquals(machine.entitled, false);
+});

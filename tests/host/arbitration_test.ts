@@ -139,24 +139,48 @@ Deno.test("Arbitration ends a claim that is stale, and one that only an operator
   await arbitration.close();
 });
 
-Deno.test("Arbitration has the other host switched off before it claims on its silence, and not else", async () => {
-  let offs = 0;
-  let code = 1;
-  const fence = new Fence({ command: ["fence"], plug: "b" }, () => {
-    offs++;
-    return Promise.resolve({ type: "exited", code, complaint: "" });
+/** A fence that takes its time, and counts. */
+function countingFence() {
+  const counted = { offs: 0 };
+  const fence = new Fence({ command: ["fence"], plug: "b" }, async () => {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    counted.offs++;
+    return { type: "exited", code: 0, complaint: "" };
   });
-  const { arbiter, arbitration, lease } = setUp({ fence });
+  return { fence, counted };
+}
+
+Deno.test("Arbitration without a third party has the other host switched off before it claims on its silence", async () => {
+  const { fence, counted } = countingFence();
+  const { arbiter, arbitration, lease } = setUp({ fence, hasThirdParty: false });
   await arbitration.share(4, "host-b");
-  code = 0;
+  // Both sides do so, or one would go on while it is being switched off.
+  assertEquals(arbitration.evidenceOfPrimary, "silent");
   await arbitration.claim("silent", "pair", lease);
-  assertEquals([offs, arbiter.claims.at(-1)?.evidence], [1, "fenced"]);
+  assertEquals([counted.offs, arbiter.claims.at(-1)?.evidence], [1, "fenced"]);
   await arbitration.close();
-  const other = setUp({ fence });
+  const other = setUp({ fence, hasThirdParty: false });
   await other.arbitration.share(4, "host-b");
   await other.arbitration.claim("reported", "pair", other.lease);
-  assertEquals([offs, other.arbiter.claims.at(-1)?.evidence], [1, "reported"]);
+  assertEquals([counted.offs, other.arbiter.claims.at(-1)?.evidence], [1, "reported"]);
   await other.arbitration.close();
+});
+
+Deno.test("Arbitration has the host switched off that has lost the VM, and never the one that has it", async () => {
+  const { fence, counted } = countingFence();
+  const winner = setUp({ fence });
+  await winner.arbitration.share(4, "host-b");
+  assertEquals(await winner.arbitration.claim("silent", "pair", winner.lease), { type: "granted" });
+  assertEquals([counted.offs, winner.arbiter.claims.at(-1)?.evidence], [0, "silent"]);
+  await until(() => counted.offs === 1);
+  await winner.arbitration.close();
+  const loser = setUp({ fence });
+  await loser.arbitration.share(4, "host-b");
+  loser.arbiter.answers = [{ type: "stale", generation: 5, holder: "host-b" }];
+  assertEquals((await loser.arbitration.claim("silent", "pair", loser.lease)).type, "stale");
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assertEquals(counted.offs, 1);
+  await loser.arbitration.close();
 });
 
 Deno.test("Arbitration keeps its lease, and says before it ends, when it is back, and when it is another's", async () => {

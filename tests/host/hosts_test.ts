@@ -475,6 +475,12 @@ class FakeStandby {
       const connection = new LinkConnection(socket);
       const hello = await connection.next(5000);
       assert(hello.type === "hello");
+      if (hello.generation === 0) {
+        // It asks whether the VM runs here.
+        await connection.send({ type: "refuse", reason: "it does not run here", generation: 0 });
+        connection.close();
+        continue;
+      }
       await connection.send({ type: "welcome", engineVersion: ENGINE_VERSION });
       connections.set(hello.role, connection);
       if (hello.role === "bulk") this.#bulk = socket;
