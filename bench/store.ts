@@ -193,7 +193,7 @@ async function hasTmpfs(): Promise<boolean> {
 
 function whole(chain: Chain): RestoreSource {
   const { name, metadata: { epoch, machine } } = chain;
-  const stream = exportStream(chain, WasmKernels.create());
+  const stream = exportStream(chain, WasmKernels.create(), false);
   return { name, epoch, machine, stream, release: () => {} };
 }
 

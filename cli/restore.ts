@@ -96,7 +96,7 @@ function checkMemory(chain: Chain, memoryMiB: number, path: string): void {
 function streamSource(chain: Chain): RestoreSource {
   return {
     ...factsOf(chain),
-    stream: exportStream(chain, WasmKernels.create()),
+    stream: exportStream(chain, WasmKernels.create(), false),
     release: () => {},
   };
 }

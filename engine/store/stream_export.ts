@@ -4,8 +4,8 @@
  *
  * ```text
  *  plain:    header, configuration, ram START, ram END (all pages), device state, VM description
- *  instant:  the same with the capability x-ignore-shared, without the pages of the main memory;
- *            those are in a file of its size, which QEMU maps
+ *  instant:  the same with the capability x-ignore-shared, without the pages of the main memory, which
+ *            are in a file of its size that QEMU maps; and without a description
  * ```
  *
  * @module
@@ -24,11 +24,18 @@ import { RecordEncoder } from "./record_encoder.ts";
  * The plain stream of a checkpoint.
  *
  * @param kernels In whose memory records are made
+ * @param described Whether the VM description follows, which a QEMU expects that was started without
+ *   `suppress-vmdesc=on`; one that was started with it has closed its end of a socket by then
  * @returns Pieces; each is valid until the next is asked for
  * @throws {StoreError} when anything is damaged or missing: what came before is of no use then
  */
-export function* exportStream(chain: Chain, kernels: KernelSet): Generator<Uint8Array, void> {
+export function* exportStream(
+  chain: Chain,
+  kernels: KernelSet,
+  described = true,
+): Generator<Uint8Array, void> {
   yield* stream(chain, kernels, chain.pages(), []);
+  if (described) yield write.vmDescription();
 }
 
 /** Takes pages of the main memory. */
@@ -72,7 +79,6 @@ function* stream(
   yield* records.encode();
   yield write.ramSectionEnd(RAM_SECTION_ID);
   yield chain.deviceState();
-  yield write.vmDescription();
 }
 
 function* divert(

@@ -336,7 +336,7 @@ Deno.test("a VM with an old machine type is restored into the QEMU of Debian 12"
       name: "one",
       epoch: chain.metadata.epoch,
       machine: chain.metadata.machine,
-      stream: exportStream(chain, WasmKernels.create()),
+      stream: exportStream(chain, WasmKernels.create(), false),
       release: () => {},
     },
   }, controller.signal);
