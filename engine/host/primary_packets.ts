@@ -56,6 +56,8 @@ export class PrimaryPackets {
   /** The secondary's end, from {@linkcode guard} on. */
   #link: LinkConnection | undefined;
   #bypass = false;
+  /** Frames are led through this engine, all of them. */
+  #guarding = false;
   /** What the guest receives now, it receives in this epoch. */
   #inboundEpoch = 0;
   /** The first checkpoint that what leaves is held back for; undefined while nothing is. */
@@ -125,22 +127,22 @@ export class PrimaryPackets {
     return this.#bypass;
   }
 
-  /** Frames are led through this engine. */
-  get #guarding(): boolean {
+  /** Frames are to be led through this engine. */
+  get #wanted(): boolean {
     return this.#link !== undefined && !this.#bypass;
   }
 
   /** Switch QEMU's filters as is wanted now, which may change meanwhile. */
   async #engage(): Promise<void> {
-    for (let on; on !== this.#guarding;) await this.#switch(on = this.#guarding);
+    for (let on; on !== this.#wanted;) await this.#switch(on = this.#wanted);
+    this.#guarding = this.#wanted;
     if (!this.#guarding || this.#ticker !== undefined) return;
     this.#ticker = setInterval(() => this.#tick(), this.#options.timeoutMs / TICKS_A_TIMEOUT);
   }
 
   /** The guest stands still for this checkpoint: all that it has sent and received is from before it. */
   stopped(epoch: number): void {
-    if (!this.#guarding) return;
-    for (const card of this.#cards) card.drain();
+    if (this.#guarding) { for (const card of this.#cards) card.drain(); }
     this.#inboundEpoch = epoch;
   }
 
@@ -197,6 +199,7 @@ export class PrimaryPackets {
   }
 
   #release(): void {
+    this.#guarding = false;
     this.#guardedEpoch = undefined;
     clearInterval(this.#ticker);
     this.#ticker = undefined;
