@@ -4,6 +4,7 @@
  * @module
  */
 
+import { dirname } from "@std/path/mod.js";
 import { TextLineStream } from "@std/streams/mod.js";
 import { freePort } from "../../cli/demo/session.ts";
 import type { ReplicationMode } from "../../engine/config/mod.ts";
@@ -154,6 +155,8 @@ class Command {
     const [program = "", ...rest] = [...prefix, Deno.execPath(), "run", "-A", main, ...args];
     this.#child = new Deno.Command(program, {
       args: [...rest, "--json"],
+      // What it must remember goes with its config.
+      env: { XDG_STATE_HOME: dirname(args.find((arg) => arg.endsWith(".toml")) ?? ".") },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -52,7 +52,7 @@ export class EngineProcess {
     this.#child = new Deno.Command(program, {
       args: rest,
       // What it must remember goes with its config.
-      env: { XDG_STATE_HOME: dirname(args[1] ?? ".") },
+      env: { XDG_STATE_HOME: dirname(args.find((arg) => arg.endsWith(".toml")) ?? ".") },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

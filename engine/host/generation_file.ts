@@ -13,8 +13,8 @@ import type { GenerationFile } from "../failover/manual_arbiter.ts";
 
 /** Where it is, the same at every start: `$XDG_STATE_HOME/colo`, else `~/.local/state/colo`. */
 export function generationPath({ path, vm }: Pick<VmConfig, "path" | "vm">): string {
-  const state = Deno.env.get("XDG_STATE_HOME") ??
-    `${Deno.env.get("HOME") ?? "/var/lib"}/.local/state`;
+  const state = Deno.env.get("XDG_STATE_HOME") ||
+    `${Deno.env.get("HOME") || "/var/lib"}/.local/state`;
   const hash = createHash("sha256").update(path).digest("hex").slice(0, 8);
   return `${state}/colo/${vm.name}-${hash}.json`;
 }
