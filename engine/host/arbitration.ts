@@ -174,13 +174,16 @@ export class Arbitration {
   /**
    * Claim the VM for this side alone, until that is decided.
    *
-   * @param reason For the record of an operator
+   * @param isWanted Looked at before each attempt: what it was claimed for may be gone meanwhile
    */
   async claim(
     evidence: LossEvidence,
     standing: Claim["standing"],
     events: LeaseEvents,
+    isWanted: () => boolean = () => true,
   ): Promise<Verdict> {
+    // What is learned meanwhile of a later one is none of this side's.
+    const generation = this.#generation;
     const { arbiter, holder, fence, hasThirdParty, notice } = this.#options;
     this.#claiming = true;
     try {
@@ -189,8 +192,8 @@ export class Arbitration {
         evidence = "fenced";
       }
       let said = "";
-      while (!this.#over) {
-        const claim: Claim = { generation: this.#generation, holder, standing, evidence };
+      while (!this.#over && isWanted()) {
+        const claim: Claim = { generation, holder, standing, evidence };
         const answer = await this.#ask(() => arbiter.claim(claim));
         switch (answer.type) {
           case "granted":
@@ -216,7 +219,7 @@ export class Arbitration {
         }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
-      return { type: "undecided", reason: "the engine is being ended" };
+      return { type: "undecided", reason: "what the VM was claimed for is gone" };
     } finally {
       this.#claiming = false;
     }
@@ -240,6 +243,7 @@ export class Arbitration {
   /** Somebody else looks after the VM from now on. */
   handOver(events: LeaseEvents): void {
     this.#events = events;
+    if (!this.holds) events.pause();
   }
 
   /** The VM does not run any more. */
@@ -253,11 +257,14 @@ export class Arbitration {
   }
 
   #granted(generation: number, renewedMs: number | undefined, events: LeaseEvents): void {
+    const wasPaused = !this.holds;
     this.#generation = generation;
     this.#isHolder = true;
     this.#events = events;
     clearTimeout(this.#timer);
     if (renewedMs === undefined) return;
+    // The lease that begins now has nothing to resume from.
+    if (wasPaused) events.resume();
     this.#lease = new Lease({ ttlMs: this.#options.leaseMs, marginMs: this.#marginMs }, renewedMs);
     this.#keepLease();
   }

@@ -53,7 +53,7 @@ import type { PrimaryEnd, PrimaryHostOptions } from "./primary_options.ts";
 import { Revivals, reviveVm } from "./revive.ts";
 import { saveCheckpoint } from "./save_checkpoint.ts";
 import type { Vm } from "./start_vm.ts";
-import { exitNoticed, watchForDeath, within } from "./vm_end.ts";
+import { exitNoticed, isDying, watchForDeath, within } from "./vm_end.ts";
 import { obtainVm } from "./vm_source.ts";
 
 /** Between two attempts to reach the secondary. */
@@ -247,7 +247,9 @@ export class PrimaryHost {
   /** The secondary is lost, and may have taken over. */
   async #claim(): Promise<void> {
     const evidence = this.#gaveUp ? "reported" : this.#arbitration.evidenceOfPrimary;
-    const verdict = await this.#arbitration.claim(evidence, "pair", this.#leaseEvents);
+    const vm = this.#vm;
+    const lives = () => vm !== undefined && this.#vm === vm && !this.#done && !isDying(vm);
+    const verdict = await this.#arbitration.claim(evidence, "pair", this.#leaseEvents, lives);
     if (this.#over) return;
     if (verdict.type === "undecided") this.#notice(verdict.reason);
     else this.#step(verdict);
@@ -486,10 +488,16 @@ export class PrimaryHost {
     let complaint = "";
     while (!this.#done) {
       try {
+        // A generation that is being claimed is no other's to share.
+        while (this.#arbitration.isClaiming && !this.#done) await sleep(RECONNECT_MS);
+        if (this.#done) return;
+        const { generation } = this.#arbitration;
         const link = await openLink(this.#peer, this.#introduction);
         complaint = "";
         if (this.#done) return closeLink(link);
-        await this.#serve(link);
+        const { isClaiming } = this.#arbitration;
+        if (isClaiming || generation !== this.#arbitration.generation) closeLink(link);
+        else await this.#serve(link);
       } catch (error) {
         const message = messageOf(error);
         const refused = error instanceof RefusedError ? error.generation : 0;
@@ -500,7 +508,7 @@ export class PrimaryHost {
         if (message !== complaint && !this.#done) this.#notice(`${message}; trying again`);
         complaint = message;
       }
-      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
+      await sleep(RECONNECT_MS);
     }
   }
 
@@ -726,4 +734,8 @@ export class PrimaryHost {
     await this.#arbitration.close();
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -205,7 +205,9 @@ export class SecondaryHost {
     if (phase === "promoted" || phase === "taking-over") {
       return { reason: "it runs the VM itself, since it took over", generation };
     }
-    if (phase === "deciding") return { reason: "it is being decided who runs the VM" };
+    if (phase === "deciding" || this.#arbitration.isClaiming) {
+      return { reason: "it is being decided who runs the VM" };
+    }
     if (this.#link !== undefined) return { reason: "another primary is connected to it" };
     // An engine that is about to start its VM asks, and is to find nothing changed by that.
     if (introduction.generation === 0) return { reason: "it does not run the VM" };
@@ -366,7 +368,7 @@ export class SecondaryHost {
         this.#notice(reason);
         this.#side?.kill();
       },
-    });
+    }, () => this.#machine.phase === "deciding");
     if (!this.#over) this.#step(verdict);
   }
 

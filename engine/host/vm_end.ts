@@ -38,6 +38,12 @@ export function watchForDeath(
   });
 }
 
+/** Whether it has been killed, though nobody has been told yet. */
+export function isDying({ process }: Vm): boolean {
+  using watch = new DeathWatch(process.pid);
+  return watch.look() !== undefined;
+}
+
 /** Wait for as long as it may take until the exit of a QEMU is known whose stream has broken. */
 export async function exitNoticed({ process, qmp }: Vm): Promise<void> {
   if (await within(EXIT_NOTICE_MS, qmp.closed)) await within(EXIT_MS, process.exited);

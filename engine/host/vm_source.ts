@@ -64,6 +64,8 @@ async function adopt(
     throw error;
   }
   await releasePrimary(vm.qmp);
+  // It may have been paused because of a lease that the engine before could not renew.
+  if ((await vm.qmp.execute("query-status")).status === "paused") await vm.qmp.execute("cont");
   for (const nic of filteredNics(config)) await removePrimaryFilters(vm.qmp, nic);
   return vm;
 }

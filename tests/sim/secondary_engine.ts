@@ -1,0 +1,241 @@
+/**
+ * The secondary's engine: does what a real {@linkcode SecondaryMachine} says, as
+ * `engine/host/secondary_host.ts` does it. The replica is a real one as well.
+ *
+ * @module
+ */
+
+import { ImageReplica } from "../../engine/checkpoint/image_replica.ts";
+import { LiveReplica } from "../../engine/checkpoint/live_replica.ts";
+import { StreamError, WireError } from "../../engine/errors.ts";
+import type { LossEvidence } from "../../engine/failover/arbiter.ts";
+import {
+  type SecondaryEffect,
+  type SecondaryEvent,
+  SecondaryMachine,
+} from "../../engine/failover/secondary.ts";
+import type { Introduction, Message, Refusal } from "../../engine/link/mod.ts";
+import { type Actor, start, type Task } from "./actor.ts";
+import type { Arbitration } from "./arbitration.ts";
+import { Beats } from "./beats.ts";
+import { type Moment, readHash } from "./guest.ts";
+import type { Host } from "./host.ts";
+import type { LinkEnd, LinkUser, Listener, Role } from "./network.ts";
+import type { Qemu } from "./qemu.ts";
+import { ImageSide, LiveSide, type Side } from "./standby.ts";
+
+/** One engine that stands by. */
+export class SecondaryEngine implements Listener, LinkUser {
+  readonly actor: Actor;
+  readonly machine: SecondaryMachine;
+  readonly arbitration: Arbitration;
+  readonly #host: Host;
+  readonly side: Side;
+  link: LinkEnd | undefined;
+  #beats: Beats | undefined;
+  #isOver = false;
+  /** Of what arrives, the device state. */
+  #arriving: Uint8Array = new Uint8Array(4);
+  lastHeld: Moment | undefined;
+  #heldEpoch = -1;
+
+  constructor(host: Host, actor: Actor, arbitration: Arbitration) {
+    this.#host = host;
+    this.actor = actor;
+    this.arbitration = arbitration;
+    const isLive = host.world.mode === "colo";
+    this.machine = new SecondaryMachine(() => isLive ? new LiveReplica() : new ImageReplica());
+    const events = {
+      ready: () => this.#step({ type: "qemu-ready" }),
+      answered: (answer: SecondaryEvent) => this.#guard(() => this.#step(answer)),
+      lost: (reason: string) => this.#lost(reason),
+      held: (epoch: number, deviceState: Uint8Array) => this.held(epoch, deviceState),
+    };
+    this.side = isLive ? new LiveSide(host, actor, events) : new ImageSide(host, actor, events);
+    this.side.start();
+    host.world.network.listen(host.index, this);
+  }
+
+  get qemu(): Qemu | undefined {
+    return this.side.qemu;
+  }
+
+  get host(): Host {
+    return this.#host;
+  }
+
+  /** A checkpoint is held as a whole, and outlives what the primary may do next. */
+  held(epoch: number, deviceState: Uint8Array): void {
+    const { moments, checkers } = this.#host.world;
+    this.#heldEpoch = epoch;
+    checkers.held(this, moments.get(readHash(deviceState))!);
+  }
+
+  /** What the VM would go on from. */
+  get survivor(): Moment | undefined {
+    // A VM that runs along goes on from where it is, unless it has something to load.
+    const isLoaded = this.#host.world.mode === "colo" && this.machine.epoch === this.#heldEpoch;
+    return isLoaded ? this.qemu?.moment : this.lastHeld;
+  }
+
+  #lost(reason: string): void {
+    if (this.#isOver) return;
+    this.#step({ type: "qemu-lost", reason });
+    if (this.machine.phase === "ended") this.#end();
+  }
+
+  #end(): void {
+    this.#isOver = true;
+    this.link?.close();
+    start(this.actor, this.arbitration.close(), () => this.#host.engineEnded(this.actor));
+  }
+
+  refusal(introduction: Introduction): Refusal | undefined {
+    const { phase } = this.machine;
+    const { generation } = this.arbitration;
+    if (phase === "promoted" || phase === "taking-over") {
+      return { reason: "it runs the VM itself", generation };
+    }
+    if (introduction.generation === 0) return { reason: "it does not run the VM" };
+    const { claimsForOthers } = this.#host.world.rules;
+    if (phase === "deciding" || (this.arbitration.isClaiming && !claimsForOthers)) {
+      return { reason: "it is being decided who runs the VM" };
+    }
+    if (this.link !== undefined) return { reason: "another primary is connected to it" };
+    if (introduction.generation < generation) {
+      return { reason: `it stands by for generation ${generation}` };
+    }
+    return undefined;
+  }
+
+  accepted(link: LinkEnd, { generation }: Introduction): LinkUser {
+    this.link = link;
+    this.arbitration.share(generation);
+    this.#beats = new Beats(this.actor, link, () => link.close());
+    this.side.connect(link);
+    this.#step({ type: "link-up" });
+    return this;
+  }
+
+  closed(): void {
+    this.#beats?.stop();
+    this.link = undefined;
+    this.side.connect(undefined);
+    if (this.#isOver) return;
+    this.#step({ type: "link-lost", reason: "the link to the primary broke" });
+  }
+
+  received(_role: Role, message: Message): void {
+    this.#guard(() => this.#message(message));
+  }
+
+  #message(message: Message): void {
+    switch (message.type) {
+      case "seedBegin":
+        return this.#step({ type: "seed-begin", seed: message });
+      case "pages":
+        if (this.#host.world.rules.loadsPartial && this.machine.phase === "protecting") {
+          this.side.poke(message.records);
+        }
+        return this.#step({ type: "pages", chunk: message.records });
+      case "deviceState":
+        this.#arriving = message.bytes;
+        return this.#step({ type: "device-state", piece: message.bytes });
+      case "commit": {
+        const { phase } = this.machine;
+        this.#step({ type: "commit", epoch: message.epoch, commit: message });
+        const isLate = phase !== "seeding" && phase !== "protecting";
+        if (!isLate && this.#host.world.mode === "colo") this.held(message.epoch, this.#arriving);
+        return;
+      }
+      case "heartbeat":
+        return this.#beats?.heard();
+      case "primaryLost":
+        return this.#step({ type: "primary-lost", reason: message.reason });
+      case "goodbye":
+        this.#step({ type: "goodbye", reason: message.reason });
+        if (this.machine.phase === "ended") this.#end();
+    }
+  }
+
+  #guard(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      if (error instanceof StreamError) this.qemu?.kill();
+      else if (error instanceof WireError) this.link?.close();
+      else throw error;
+      this.actor.trace(() => (error as Error).message);
+    }
+  }
+
+  #step(event: SecondaryEvent): void {
+    if (this.#isOver) return;
+    const { trustsSeed } = this.#host.world.rules;
+    const { phase } = this.machine;
+    if (event.type === "link-lost" && trustsSeed && phase === "protecting") {
+      return this.#step({ type: "take-over", reason: "the seed is there" });
+    }
+    for (const effect of this.machine.step(event)) this.#do(effect);
+  }
+
+  #do(effect: SecondaryEffect): void {
+    switch (effect.type) {
+      case "write":
+      case "prepare":
+      case "image":
+      case "stopped":
+        return this.side.do(effect);
+      case "tell-ready":
+        return this.link?.send("bulk", { type: "replicaReady" });
+      case "tell-committed":
+        return this.link?.send("bulk", { type: "committed", epoch: effect.epoch });
+      case "tell-loaded":
+        return this.link?.send("bulk", { type: "loaded", epoch: effect.epoch });
+      case "tell-failed":
+        return this.link?.send("bulk", { type: "replicaFailed", reason: effect.reason });
+      case "claim":
+        return start(this.actor, this.#claim(effect.evidence));
+      case "take-over":
+        return this.#takeOver();
+      case "restart-qemu":
+        return this.side.restart();
+      case "report":
+        this.#host.world.faults.changed();
+        return this.actor.trace(() => `secondary is ${effect.phase}: ${effect.reason}`);
+    }
+  }
+
+  *#claim(evidence: LossEvidence): Task<void> {
+    const { rules, checkers } = this.#host.world;
+    const { entitled } = this.machine;
+    const knowsAll = entitled || evidence === "reported" || rules.trustsSeed;
+    if (!knowsAll) yield* this.arbitration.lookUp();
+    const verdict = yield* this.arbitration.claim(evidence, knowsAll ? "pair" : "outside", {
+      pause: () => this.qemu?.pause(true),
+      resume: () => this.qemu?.pause(false),
+      stale: () => this.qemu?.kill(),
+    }, () => this.machine.phase === "deciding");
+    if (this.#isOver) return;
+    checkers.decided(this, evidence, entitled);
+    if (verdict.type === "stale" && rules.ignoresStale) this.#step({ type: "granted" });
+    else this.#step(verdict);
+  }
+
+  #takeOver(): void {
+    if (this.#host.world.rules.neverTakesOver) return;
+    this.side.takeOver(() => {
+      const qemu = this.qemu;
+      if (qemu === undefined || !qemu.actor.isAlive) return;
+      const { world } = this.#host;
+      this.actor.after(world.sim.random.between(0.5, 3), () => {
+        qemu.output = (moment) => {
+          world.checkers.hear(qemu.host, this.arbitration.generation, moment);
+        };
+      });
+      this.#step({ type: "promoted" });
+      this.link?.send("control", { type: "takenOver", epoch: this.machine.epoch, runningAtMs: 0 });
+      this.#host.protectAgain(this, qemu);
+    });
+  }
+}
