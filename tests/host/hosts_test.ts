@@ -508,12 +508,17 @@ class SlowControl {
   }
 
   async #accept(): Promise<void> {
-    for (let count = 0;; count++) {
+    while (true) {
       const near = await this.#listener.accept().catch(() => undefined);
       if (near === undefined) return;
-      const far = await Deno.connect({ transport: "unix", path: this.target });
-      pipe(near, far, count % 2 === 0 ? 100 : 0);
-      pipe(far, near, 0);
+      try {
+        const far = await Deno.connect({ transport: "unix", path: this.target });
+        pipe(near, far, (hello) => hello.includes('"control"') ? 100 : 0);
+        pipe(far, near, () => 0);
+      } catch {
+        // It does not listen yet, and the primary tries again.
+        near.close();
+      }
     }
   }
 
@@ -522,10 +527,17 @@ class SlowControl {
   }
 }
 
-async function pipe(from: Deno.Conn, to: Deno.Conn, delayMs: number): Promise<void> {
+/** @param delay How long everything waits, by what is said first */
+async function pipe(
+  from: Deno.Conn,
+  to: Deno.Conn,
+  delay: (first: string) => number,
+): Promise<void> {
   const buffer = new Uint8Array(64 * 1024);
+  let delayMs: number | undefined;
   try {
     for (let count; (count = await from.read(buffer)) !== null;) {
+      delayMs ??= delay(new TextDecoder().decode(buffer.subarray(0, count)));
       await new Promise((resolve) => setTimeout(resolve, delayMs));
       await writeAll(to, buffer.subarray(0, count));
     }
