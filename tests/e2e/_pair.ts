@@ -30,6 +30,11 @@ export function testSeed(): number {
   return seed;
 }
 
+/** How often to do what is random: `COLO_TEST_KILLS`, or as often as there is time for in every run. */
+export function testKills(everyRun: number): number {
+  return Number(Deno.env.get("COLO_TEST_KILLS") ?? everyRun);
+}
+
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }

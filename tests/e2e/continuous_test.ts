@@ -3,10 +3,11 @@ import type { DemoSession } from "../../cli/demo/session.ts";
 import { imagePlace } from "../../engine/host/image_directory.ts";
 import { loadVmConfig } from "../../engine/config/mod.ts";
 import { prepareDemoGuest } from "../../engine/vm/mod.ts";
-import { randomFrom, sleep, testSeed, withPair } from "./_pair.ts";
+import { randomFrom, sleep, testKills, testSeed, withPair } from "./_pair.ts";
 
-/** So many kills at random moments; more where there is time. */
-const KILLS = Number(Deno.env.get("COLO_TEST_KILLS") ?? 10);
+const KILLS = testKills(5);
+
+const ENGINE_KILLS = testKills(3);
 
 const PERIODS = [25, 50, 100, 200, "adaptive"] as const;
 
@@ -70,7 +71,7 @@ Deno.test(`a standby's QEMU takes over at ${KILLS} random moments, memory and CP
 Deno.test("the last checkpoint runs, whole, when the standby's engine dies in the middle of the next", async () => {
   const random = randomFrom(testSeed());
   let mended = 0;
-  for (let round = 0; round < 6; round++) {
+  for (let round = 0; round < ENGINE_KILLS; round++) {
     await withPair({ ...HEAVY, periodMs: 50 }, async (session) => {
       await session.protected();
       await sleep(300 + random() * 300);
@@ -95,7 +96,7 @@ Deno.test("the last checkpoint runs, whole, when the standby's engine dies in th
       assert(takeover.memoryVerified, "the guest's file is damaged");
     });
   }
-  console.log(`${mended} of 6 engines died while a checkpoint went into the image`);
+  console.log(`${mended} of ${ENGINE_KILLS} engines died while a checkpoint went into the image`);
 });
 
 Deno.test("a standby whose QEMU has memory of its own takes over as well", async () => {

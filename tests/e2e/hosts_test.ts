@@ -76,7 +76,7 @@ function loadFrom(
   return new Load(hosts.client, {
     server: { address: GUEST.address, port },
     connections: 1,
-    durationMs: 3000,
+    durationMs: 1500,
     ...options,
   });
 }

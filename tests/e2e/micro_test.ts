@@ -1,8 +1,8 @@
 import { assert } from "@std/assert/mod.js";
 import type { Report } from "../../engine/host/mod.ts";
-import { randomFrom, sleep, testSeed, withPair } from "./_pair.ts";
+import { randomFrom, sleep, testKills, testSeed, withPair } from "./_pair.ts";
 
-const TAKEOVERS = 4;
+const TAKEOVERS = testKills(2);
 
 /** Ticks come twice a second, and a takeover falls back by a checkpoint at the most. */
 const TICKS_LOST_MAX = 1;

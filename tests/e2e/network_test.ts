@@ -3,11 +3,11 @@ import { GUEST, Hosts } from "../../bench/rig/hosts.ts";
 import { Ping } from "../../bench/rig/ping.ts";
 import type { LoadResult } from "../../bench/rig/closed_loop.ts";
 import { NetworkPair, type NetworkPairOptions } from "./_network_pair.ts";
-import { randomFrom, sleep, testSeed } from "./_pair.ts";
+import { randomFrom, sleep, testKills, testSeed } from "./_pair.ts";
 import type { ReplicationMode } from "../../engine/config/mod.ts";
 
-/** So many takeovers in each mode; `COLO_TEST_KILLS` says how many. */
-const KILLS = Number(Deno.env.get("COLO_TEST_KILLS") ?? 4);
+/** So many takeovers in each mode. */
+const KILLS = testKills(4);
 
 /**
  * The longest that a client on an open connection may wait for an answer at a takeover. On an idle

@@ -3,7 +3,8 @@ import { percentile } from "../../cli/demo/result.ts";
 import type { DemoSession } from "../../cli/demo/session.ts";
 import { memoryOf, until, withPair } from "./_pair.ts";
 
-const CHECKPOINTS = 5000;
+/** `COLO_TEST_CHECKPOINTS`, or as many as there is time for in every run. */
+const CHECKPOINTS = Number(Deno.env.get("COLO_TEST_CHECKPOINTS") ?? 2000);
 
 /** Until then buffers grow to the size that they keep, and code is compiled. */
 const WARM_UP = 1000;
