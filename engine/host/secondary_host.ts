@@ -32,7 +32,6 @@ import {
   type LinkConnection,
   listenLink,
   type Message,
-  type Refusal,
 } from "../link/mod.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { killLeftover, type Qemu } from "../vm/mod.ts";
@@ -43,6 +42,7 @@ import { LiveSide } from "./live_side.ts";
 import { NicPlugs } from "./nics.ts";
 import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
+import { refusalOf } from "./refusal.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
 import type { RunNotebook } from "./start_vm.ts";
@@ -188,7 +188,15 @@ export class SecondaryHost {
 
   async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
     const links = acceptLinks(listener, ENGINE_VERSION, (introduction) => {
-      const refusal = this.#refusal(introduction);
+      const { generation, holder, isClaiming } = this.#arbitration;
+      const refusal = refusalOf(introduction, {
+        config: this.#options.config,
+        phase: this.#machine.phase,
+        generation,
+        holder,
+        isClaiming,
+        isLinked: this.#link !== undefined,
+      });
       if (refusal === undefined) this.#introduction = introduction;
       return refusal;
     });
@@ -196,52 +204,6 @@ export class SecondaryHost {
       if (this.#link === undefined) this.#serve(link).catch((error) => this.#fail(error));
       else closeLink(link);
     }
-  }
-
-  #refusal(introduction: Introduction): Refusal | undefined {
-    const { vm, replication: { mode }, failover: { arbiter } } = this.#options.config;
-    const { phase } = this.#machine;
-    const { generation, holder } = this.#arbitration;
-    if (phase === "promoted" || phase === "taking-over") {
-      return { reason: "it runs the VM itself, since it took over", generation };
-    }
-    if (phase === "deciding" || this.#arbitration.isClaiming) {
-      return { reason: "it is being decided who runs the VM" };
-    }
-    if (this.#link !== undefined) return { reason: "another primary is connected to it" };
-    // An engine that is about to start its VM asks, and is to find nothing changed by that.
-    if (introduction.generation === 0) return { reason: "it does not run the VM" };
-    if (introduction.holder === holder && arbiter !== "manual") {
-      return {
-        reason: `both engines call themselves ${holder}, so the arbiter cannot tell them apart: ` +
-          "give one host another name or its config another path",
-      };
-    }
-    if (introduction.generation < generation) {
-      return {
-        reason: `it stands by for generation ${generation} of the VM, and this is generation ` +
-          `${introduction.generation}: start the standby again if that is meant`,
-      };
-    }
-    if (introduction.vmName !== vm.name) {
-      return { reason: `it stands by for VM "${vm.name}", not "${introduction.vmName}"` };
-    }
-    if (introduction.mode !== mode) {
-      return {
-        reason: `its replication.mode is "${mode}", the primary's "${introduction.mode}": ` +
-          "make them the same",
-      };
-    }
-    const differs = (what: string, ours: number, theirs: number) => ({
-      reason: `its VM has ${ours} ${what}, the primary's ${theirs}`,
-    });
-    if (introduction.memoryMiB !== vm.memoryMiB) {
-      return differs("MiB of memory", vm.memoryMiB, introduction.memoryMiB);
-    }
-    if (introduction.nics !== vm.nics.length) {
-      return differs("network cards", vm.nics.length, introduction.nics);
-    }
-    return undefined;
   }
 
   /** Work with one primary, until the link is gone. */

@@ -1,0 +1,331 @@
+/**
+ * A primary's dealings with its secondary: it is looked for, seeded, sent checkpoints, and lost again.
+ *
+ * @module
+ */
+
+import type { Capture } from "../checkpoint/capture.ts";
+import { requirePeer, type VmConfig } from "../config/mod.ts";
+import { LinkError, messageOf, NotOursError } from "../errors.ts";
+import type { PrimaryEvent, PrimaryPhase } from "../failover/primary.ts";
+import {
+  closeLink,
+  formatAddress,
+  type Introduction,
+  type Link,
+  type LinkAddress,
+  type LinkConnection,
+  type Message,
+  openLink,
+  RefusedError,
+} from "../link/mod.ts";
+import { ENGINE_VERSION } from "../version.ts";
+import type { Arbitration } from "./arbitration.ts";
+import type { CheckpointLog } from "./checkpoint_log.ts";
+import type { EncoderPool } from "./encoder_pool.ts";
+import { LinkWatch } from "./link_watch.ts";
+import { ReplicaSender } from "./replica_sender.ts";
+import type { Reporter } from "./report.ts";
+import { within } from "./vm_end.ts";
+
+/** The primary, as far as it is needed here. */
+export interface LinkedPrimary {
+  /** Nothing more is to be started. */
+  isDone(): boolean;
+  phase(): PrimaryPhase;
+  /** The secondary has yet to commit something. */
+  awaitsCommit(): boolean;
+  step(event: PrimaryEvent): void;
+  /** What a secondary is seeded from, once the primary is alone. */
+  source(): { readonly capture: Capture; readonly encoders: EncoderPool };
+  /** Have the network of the VM led through this engine. */
+  guard(packets: LinkConnection): Promise<void>;
+  /** Undo {@linkcode guard}, unless it has been done for another connection. */
+  unguard(packets: LinkConnection): void;
+  /** What the secondary VM says. */
+  frames(message: Extract<Message, { type: "frames" }>): void;
+  /** The mirror is in doubt. */
+  captureAnew(): void;
+}
+
+/** What a {@linkcode PrimaryLink} works with. */
+export interface PrimaryLinkOptions {
+  readonly config: VmConfig;
+  readonly arbitration: Pick<Arbitration, "generation" | "holder" | "isClaiming">;
+  readonly log: CheckpointLog;
+  readonly report: Reporter;
+  /** The longest that a secondary may owe an answer while nothing moves on the link; 10 s if left out. */
+  readonly answerMs?: number | undefined;
+}
+
+/** Between two attempts to reach the secondary. */
+const RECONNECT_MS = 200;
+
+/** Between two looks at whether there is something to seed from. */
+const SEED_POLL_MS = 20;
+
+/** A peer that takes longer to answer is asked when the VM runs. */
+const ASK_PEER_MS = 1000;
+
+/** A secondary that owes an answer is slow, not lost, for so long. */
+const ANSWER_MS = 10_000;
+
+/** The way to whoever stands by. */
+export class PrimaryLink {
+  readonly #options: PrimaryLinkOptions;
+  readonly #primary: LinkedPrimary;
+  readonly #peer: LinkAddress;
+  #link: Link | undefined;
+  #sender: ReplicaSender | undefined;
+  /** Fulfilled when the secondary has said its last word on the link that there is. */
+  #lastWord: Promise<void> = Promise.resolve();
+  /** What is being sent; settled before the loss of a link is acted upon. */
+  #sending: Promise<void> = Promise.resolve();
+  #gaveUp = false;
+  #seedBeganMs = 0;
+
+  /** @throws {ConfigError} when the config names no peer */
+  constructor(options: PrimaryLinkOptions, primary: LinkedPrimary) {
+    this.#options = options;
+    this.#primary = primary;
+    this.#peer = requirePeer(options.config);
+  }
+
+  /** The last secondary has said that it cannot take over. */
+  get gaveUp(): boolean {
+    return this.#gaveUp;
+  }
+
+  /**
+   * Whether the VM runs at the peer, which may be the only one to know.
+   *
+   * @throws {NotOursError} when it does
+   */
+  async askPeer(): Promise<void> {
+    try {
+      closeLink(await openLink(this.#peer, this.#introduction, ASK_PEER_MS));
+    } catch (error) {
+      // One that cannot be reached, or does not want this primary, says nothing about it.
+      if (!(error instanceof RefusedError && error.generation > 0)) return;
+      throw new NotOursError(
+        `Cannot run the VM: it runs at ${
+          formatAddress(this.#peer)
+        }, which has taken it over; stand by ` +
+          "for it with `colo standby`, or end it there first",
+      );
+    }
+  }
+
+  /** Look for a secondary, and for another when it is lost, as long as the primary lives. */
+  async connectAgainAndAgain(): Promise<void> {
+    const { arbitration } = this.#options;
+    const primary = this.#primary;
+    let complaint = "";
+    while (!primary.isDone()) {
+      try {
+        // A generation that is being claimed is no other's to share.
+        while (arbitration.isClaiming && !primary.isDone()) await sleep(RECONNECT_MS);
+        if (primary.isDone()) return;
+        const { generation } = arbitration;
+        const link = await openLink(this.#peer, this.#introduction);
+        complaint = "";
+        if (primary.isDone()) return closeLink(link);
+        const { isClaiming } = arbitration;
+        if (isClaiming || generation !== arbitration.generation) closeLink(link);
+        else await this.#serve(link);
+      } catch (error) {
+        const message = messageOf(error);
+        const refused = error instanceof RefusedError ? error.generation : 0;
+        // Without a third party both sides may have gone on from the same generation.
+        if (refused > 0 && refused >= arbitration.generation) {
+          return primary.step({ type: "stale", reason: `${message} (generation ${refused})` });
+        }
+        if (message !== complaint && !primary.isDone()) this.#notice(`${message}; trying again`);
+        complaint = message;
+      }
+      await sleep(RECONNECT_MS);
+    }
+  }
+
+  /** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */
+  async heardLastWord(timeoutMs: number): Promise<void> {
+    await within(timeoutMs, this.#lastWord);
+  }
+
+  /** Fulfilled when nothing is being sent from the mirror. */
+  sent(): Promise<void> {
+    return this.#sending;
+  }
+
+  /** Fulfilled when the system has all that was sent. */
+  async flushed(): Promise<void> {
+    await this.#sending;
+    await this.#link?.bulk.flush();
+  }
+
+  /** Give the secondary up; fulfilled when nothing is being sent to it any more. */
+  async cut(): Promise<void> {
+    if (this.#link !== undefined) closeLink(this.#link);
+    await this.#sending;
+  }
+
+  /** Say something beside what is being sent; a link that broke says so on its own. */
+  tell(message: Message): void {
+    this.#link?.control.send(message).catch(() => {});
+  }
+
+  /** Say something behind what is being sent. */
+  tellBehind(message: Message): void {
+    this.#send((sender) => sender.bulk.send(message));
+  }
+
+  /** Send the secondary the mirror. */
+  seed(): void {
+    const primary = this.#primary;
+    this.#send((sender) =>
+      sender.seed(
+        (missingPages) => primary.step({ type: "seed-pass", missingPages }),
+        (epoch) => primary.step({ type: "seed-sent", epoch }),
+      )
+    );
+  }
+
+  commitSeed(epoch: number): void {
+    this.#send((sender) => sender.commit(epoch, true));
+  }
+
+  /** Send the staged checkpoint, which the secondary is to load or only to hold. */
+  delta(epoch: number, load: boolean): void {
+    this.#send(async (sender) => {
+      const before = sender.bulk.bytesQueued;
+      const taken = () => this.#primary.step({ type: "encoded" });
+      const counts = await sender.delta(epoch, load, taken);
+      this.#options.log.sent(epoch, counts, sender.bulk.bytesQueued - before, !load);
+    });
+  }
+
+  get #introduction(): Introduction {
+    const { config: { vm, replication: { mode } }, arbitration } = this.#options;
+    return {
+      vmName: vm.name,
+      memoryMiB: vm.memoryMiB,
+      mode,
+      nics: vm.nics.length,
+      generation: arbitration.generation,
+      holder: arbitration.holder,
+      engineVersion: ENGINE_VERSION,
+    };
+  }
+
+  /** Work with one secondary, until it is lost. */
+  async #serve(link: Link): Promise<void> {
+    this.#link = link;
+    this.#gaveUp = false;
+    let reason = "the link to the secondary broke";
+    let ready = false;
+    const watch = this.#watch(link);
+    this.#lastWord = watch.lastWord;
+    try {
+      for await (const message of link.bulk.receive()) {
+        if (message.type === "replicaFailed") {
+          this.#gaveUp = true;
+          reason = message.reason;
+          break;
+        }
+        if (message.type === "replicaReady") {
+          if (ready) throw new LinkError("the secondary began anew without a word");
+          ready = true;
+          this.#begin(link).catch((error) => {
+            this.#notice(messageOf(error));
+            closeLink(link);
+          });
+        } else if (message.type === "committed" || message.type === "loaded") {
+          this.#answered(message.type, message.epoch);
+        }
+      }
+    } catch (error) {
+      reason = messageOf(error);
+    } finally {
+      watch.stop();
+      reason = watch.loss ?? reason;
+      closeLink(link);
+      this.#sender?.cancel();
+      for (let sending; sending !== this.#sending;) await (sending = this.#sending);
+      await watch.ended;
+      this.#link = undefined;
+      this.#sender = undefined;
+      this.#primary.step({ type: "replica-lost", reason });
+    }
+  }
+
+  #watch(link: Link): LinkWatch {
+    const { config: { failover }, answerMs = ANSWER_MS } = this.#options;
+    return new LinkWatch(link, {
+      heartbeat: { intervalMs: failover.heartbeatMs, timeoutMs: failover.timeoutMs },
+      answerMs,
+      awaitsAnswer: () => this.#primary.awaitsCommit(),
+      frames: (message) => this.#primary.frames(message),
+      notice: (text) => this.#notice(text),
+    });
+  }
+
+  /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
+  async #begin(link: Link): Promise<void> {
+    const primary = this.#primary;
+    const over = () => primary.isDone() || this.#link !== link;
+    const isAlone = () => primary.phase() === "alone";
+    do {
+      while (!isAlone()) {
+        await sleep(SEED_POLL_MS);
+        if (over()) return;
+      }
+      await primary.guard(link.packets);
+    } while (!isAlone() && !over());
+    if (over()) return primary.unguard(link.packets);
+    const { capture, encoders } = primary.source();
+    encoders.attach(capture.mirror);
+    this.#sender = new ReplicaSender(capture, link.bulk, encoders);
+    this.#seedBeganMs = performance.now();
+    primary.step({ type: "replica-ready" });
+  }
+
+  #answered(type: "committed" | "loaded", epoch: number): void {
+    const { log, report } = this.#options;
+    const wasJoining = this.#primary.phase() === "joining";
+    this.#primary.step({ type, epoch });
+    if (type === "committed") log.committed(epoch);
+    if (!wasJoining || this.#primary.phase() !== "protected") return;
+    report({
+      event: "seeded",
+      atMs: Date.now(),
+      durationMs: performance.now() - this.#seedBeganMs,
+      wireBytes: this.#link?.bulk.bytesQueued ?? 0,
+    });
+  }
+
+  /**
+   * Queue work for the secondary behind what is being sent. A broken link ends the work and is noticed
+   * where the link is read; anything else that fails leaves the mirror in doubt, so the guest is
+   * captured anew.
+   */
+  #send(work: (sender: ReplicaSender) => Promise<void>): void {
+    const sender = this.#sender;
+    if (sender === undefined) return;
+    this.#sending = this.#sending.then(() => work(sender)).catch((error) => {
+      // Whoever has ended has something to say about it yet.
+      if (this.#primary.isDone()) return;
+      if (this.#link !== undefined) closeLink(this.#link);
+      if (error instanceof LinkError) return;
+      this.#notice(messageOf(error));
+      this.#primary.captureAnew();
+    });
+  }
+
+  #notice(text: string): void {
+    this.#options.report({ event: "notice", atMs: Date.now(), text });
+  }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,75 @@
+/**
+ * Which primaries a standby does not serve, and what it tells them.
+ *
+ * @module
+ */
+
+import type { VmConfig } from "../config/mod.ts";
+import type { SecondaryPhase } from "../failover/secondary.ts";
+import type { Introduction, Refusal } from "../link/mod.ts";
+
+/** The standby, as far as it is needed here. */
+export interface StandbyState {
+  readonly config: VmConfig;
+  readonly phase: SecondaryPhase;
+  /** The generation of the VM that it has a share in, and its engine's name. */
+  readonly generation: number;
+  readonly holder: string;
+  /** It is being decided who runs the VM. */
+  readonly isClaiming: boolean;
+  /** Another primary is connected. */
+  readonly isLinked: boolean;
+}
+
+/**
+ * Why a primary is not served.
+ *
+ * @returns Nothing when it is; with a generation when the VM runs here, in that generation
+ */
+export function refusalOf(
+  introduction: Introduction,
+  standby: StandbyState,
+): Refusal | undefined {
+  const { config, phase, generation, holder } = standby;
+  const { vm, replication: { mode }, failover: { arbiter } } = config;
+  if (phase === "promoted" || phase === "taking-over") {
+    return { reason: "it runs the VM itself, since it took over", generation };
+  }
+  if (phase === "deciding" || standby.isClaiming) {
+    return { reason: "it is being decided who runs the VM" };
+  }
+  if (standby.isLinked) return { reason: "another primary is connected to it" };
+  // An engine that is about to start its VM asks, and is to find nothing changed by that.
+  if (introduction.generation === 0) return { reason: "it does not run the VM" };
+  if (introduction.holder === holder && arbiter !== "manual") {
+    return {
+      reason: `both engines call themselves ${holder}, so the arbiter cannot tell them apart: ` +
+        "give one host another name or its config another path",
+    };
+  }
+  if (introduction.generation < generation) {
+    return {
+      reason: `it stands by for generation ${generation} of the VM, and this is generation ` +
+        `${introduction.generation}: start the standby again if that is meant`,
+    };
+  }
+  if (introduction.vmName !== vm.name) {
+    return { reason: `it stands by for VM "${vm.name}", not "${introduction.vmName}"` };
+  }
+  if (introduction.mode !== mode) {
+    return {
+      reason: `its replication.mode is "${mode}", the primary's "${introduction.mode}": ` +
+        "make them the same",
+    };
+  }
+  const differs = (what: string, ours: number, theirs: number) => ({
+    reason: `its VM has ${ours} ${what}, the primary's ${theirs}`,
+  });
+  if (introduction.memoryMiB !== vm.memoryMiB) {
+    return differs("MiB of memory", vm.memoryMiB, introduction.memoryMiB);
+  }
+  if (introduction.nics !== vm.nics.length) {
+    return differs("network cards", vm.nics.length, introduction.nics);
+  }
+  return undefined;
+}
