@@ -321,7 +321,6 @@ export class SecondaryHost {
 
   async #claim(evidence: LossEvidence): Promise<void> {
     const knowsAll = this.#machine.entitled || evidence === "reported";
-    if (!knowsAll) await this.#arbitration.lookUp();
     const standing = knowsAll ? "pair" : "outside";
     const verdict = await this.#arbitration.claim(evidence, standing, {
       pause: () => this.#side?.monitor?.execute("stop").catch(() => {}),

@@ -1,21 +1,25 @@
 /**
- * One side's dealings with the arbiter, as `engine/host/arbitration.ts` has them, and the pause of a VM
- * whose lease ends, as `engine/host/lease_pause.ts` has it. The lease is the real one.
+ * One side's dealings with the arbiter: does what a real {@linkcode ArbitrationMachine} says, as
+ * `engine/host/arbitration.ts` does it. And the pause of a VM whose lease ends, as
+ * `engine/host/lease_pause.ts` has it.
  *
  * @module
  */
 
 import type { Claim, LossEvidence } from "../../engine/failover/arbiter.ts";
-import { Lease } from "../../engine/failover/lease.ts";
-import { type Actor, sleep, start, type Task, Turns } from "./actor.ts";
+import {
+  type ArbiterAnswer,
+  type ArbiterCall,
+  type ArbitrationEffect,
+  type ArbitrationEvent,
+  ArbitrationMachine,
+  GONE,
+  type Verdict,
+} from "../../engine/failover/arbitration.ts";
+import { type Actor, sleep, start, type Task } from "./actor.ts";
 import type { ModelArbiter } from "./etcd.ts";
 import type { Timer } from "./kernel.ts";
 import type { Rules } from "./rules.ts";
-
-export type Verdict =
-  | { readonly type: "granted" }
-  | { readonly type: "stale"; readonly reason: string }
-  | { readonly type: "undecided"; readonly reason: string };
 
 export interface LeaseEvents {
   pause(): void;
@@ -30,9 +34,6 @@ export interface NotAllowed {
   readonly isOthers: boolean;
 }
 
-const RETRY_MS = 200;
-const PREPARATIONS = 3;
-
 /** What an {@linkcode Arbitration} works with. */
 export interface ArbitrationOptions {
   readonly actor: Actor;
@@ -42,49 +43,57 @@ export interface ArbitrationOptions {
   readonly rules: Rules;
 }
 
+/** Whoever waits for an outcome. */
+type Resume = (value: unknown) => void;
+
 /** One side's dealings with its arbiter. */
 export class Arbitration {
-  generation = 0;
-  isClaiming = false;
-  #isHolder = false;
-  #lease: Lease | undefined;
+  readonly #options: ArbitrationOptions;
+  readonly #machine: ArbitrationMachine;
   #events: LeaseEvents | undefined;
   #timer: Timer | undefined;
-  #isOver = false;
-  readonly #options: ArbitrationOptions;
-  readonly #turns = new Turns();
+  #begun: Resume = () => {};
+  #decided: Resume = () => {};
+  #closed: Resume = () => {};
+  #isWanted = () => true;
+  /** What the arbiter said last, which is being acted upon. */
+  #answer: ArbiterAnswer | undefined;
 
   constructor(options: ArbitrationOptions) {
     this.#options = options;
+    const { holder, leaseMs } = options;
+    this.#machine = new ArbitrationMachine({
+      holder,
+      leaseMs,
+      hasThirdParty: true,
+      hasFence: false,
+    });
   }
 
   get holder(): string {
     return this.#options.holder;
   }
 
+  get generation(): number {
+    return this.#machine.generation;
+  }
+
+  get isClaiming(): boolean {
+    return this.#machine.isClaiming;
+  }
+
   *begin(events: LeaseEvents, wasRunning: boolean): Task<NotAllowed | undefined> {
-    const { arbiter, holder } = this.#options;
-    const known = yield* this.#turns.take(() => arbiter.prepare());
-    if (known.type !== "owner") return { reason: known.reason, isOthers: false };
-    const { owner } = known;
-    if (wasRunning && owner !== undefined && owner.holder !== holder) {
-      return { reason: `generation ${owner.generation} is ${owner.holder}'s`, isOthers: true };
-    }
-    const generation = owner?.generation ?? 0;
-    const claim: Claim = { generation, holder, standing: "outside", evidence: "ordered" };
-    const answer = yield* this.#turns.take(() => arbiter.claim(claim));
-    if (answer.type !== "granted") {
-      const isOthers = answer.type === "held" || answer.type === "stale";
-      return { reason: `the claim is ${answer.type}`, isOthers };
-    }
-    this.#granted(answer.generation, answer.renewedMs, events);
-    return undefined;
+    this.#events = events;
+    const refusal = yield (resume) => {
+      this.#begun = resume;
+      this.#step({ type: "begin", wasRunning });
+    };
+    return refusal as NotAllowed | undefined;
   }
 
   /** The other side runs the VM in this generation. */
-  share(generation: number): void {
-    this.generation = generation;
-    this.#prepareInTurn();
+  share(generation: number, holder: string): void {
+    this.#step({ type: "share", owner: { generation, holder } });
   }
 
   /** @param isWanted Whether there is still something to claim for */
@@ -94,103 +103,98 @@ export class Arbitration {
     events: LeaseEvents,
     isWanted: () => boolean,
   ): Task<Verdict> {
-    const { actor, arbiter, holder, rules } = this.#options;
+    const { rules } = this.#options;
     if (rules.skipsClaim) return { type: "granted" };
-    const shared = this.generation;
-    this.isClaiming = true;
-    while (!this.#isOver && (rules.claimsForOthers || isWanted())) {
-      const generation = rules.claimsForOthers ? this.generation : shared;
-      const claim: Claim = { generation, holder, standing, evidence };
-      const answer = yield* this.#turns.take(() => arbiter.claim(claim));
-      actor.trace(() => `claim ${claim.generation} (${standing}, ${evidence}): ${answer.type}`);
-      if (answer.type === "granted") {
-        this.#granted(answer.generation, answer.renewedMs, events);
-        this.isClaiming = false;
-        return { type: "granted" };
-      }
-      if (answer.type === "stale" || answer.type === "ask") {
-        this.isClaiming = false;
-        return answer.type === "ask"
-          ? { type: "undecided", reason: answer.reason }
-          : { type: "stale", reason: `generation ${answer.generation} is ${answer.holder}'s` };
-      }
-      yield* sleep(actor, RETRY_MS);
-    }
-    this.isClaiming = false;
-    return { type: "undecided", reason: "there is nothing to claim for any more" };
-  }
-
-  *lookUp(): Task<void> {
-    const known = yield* this.#turns.take(() => this.#options.arbiter.prepare());
-    if (known.type === "owner") this.generation = known.owner?.generation ?? 0;
+    this.#isWanted = rules.claimsForOthers ? () => true : isWanted;
+    if (!this.#isWanted()) return { type: "undecided", reason: GONE };
+    this.#events = events;
+    const verdict = yield (resume) => {
+      this.#decided = resume;
+      this.#step({ type: "claim", evidence, standing });
+    };
+    return verdict as Verdict;
   }
 
   handOver(events: LeaseEvents): void {
     this.#events = events;
+    const { actor, rules } = this.#options;
     // Whoever looked after the VM before may have paused it.
-    if (this.#lease?.paused && !this.#options.rules.forgetsPause) events.pause();
+    if (!this.#machine.holds(actor.nowMs) && !rules.forgetsPause) events.pause();
   }
 
   *close(): Task<void> {
-    if (this.#isOver) return;
-    this.#isOver = true;
     if (this.#timer !== undefined) this.#timer.cancelled = true;
-    if (this.#isHolder) yield* this.#turns.take(() => this.#options.arbiter.release());
+    yield (resume) => {
+      this.#closed = resume;
+      this.#step({ type: "close" });
+    };
   }
 
-  #granted(generation: number, renewedMs: number | undefined, events: LeaseEvents): void {
-    this.generation = generation;
-    this.#isHolder = true;
-    this.#events = events;
-    if (this.#timer !== undefined) this.#timer.cancelled = true;
-    if (renewedMs === undefined) return;
-    const { leaseMs, rules } = this.#options;
-    const wasPaused = this.#lease?.paused ?? false;
-    this.#lease = new Lease({ ttlMs: leaseMs, marginMs: leaseMs / 5 }, renewedMs);
-    // The lease that had ended will not say so any more.
-    if (wasPaused && !rules.forgetsPause) events.resume();
-    this.#keepLease();
+  #step(event: ArbitrationEvent): void {
+    for (const effect of this.#machine.step(event, this.#options.actor.nowMs)) this.#do(effect);
   }
 
-  #keepLease(): void {
-    const { actor } = this.#options;
-    const lease = this.#lease;
-    if (lease === undefined || this.#isOver) return;
-    switch (lease.step(actor.nowMs)) {
-      case "renew":
-        this.#renew(lease);
-        break;
+  #do(effect: ArbitrationEffect): void {
+    const { actor, rules } = this.#options;
+    switch (effect.type) {
+      case "ask":
+        return start(actor, this.#ask(effect.call), (answer) => this.#answered(answer));
+      case "begun":
+        return this.#begun(undefined);
+      case "refused":
+        return this.#begun(effect);
+      case "decided":
+        return this.#decided(effect.verdict);
       case "pause":
-        this.#events?.pause();
-        break;
+        return this.#events?.pause();
       case "resume":
-        this.#events?.resume();
-        break;
+        // The lease that had ended will not say so any more.
+        if (this.#answer?.type === "granted" && rules.forgetsPause) return;
+        return this.#events?.resume();
+      case "stale":
+        return this.#events?.stale(effect.reason);
+      case "closed":
+        return this.#closed(undefined);
+      case "wake":
+        if (this.#timer !== undefined) this.#timer.cancelled = true;
+        this.#timer = actor.after(Math.max(1, effect.atMs - actor.nowMs), () => {
+          const isGone = this.isClaiming && !this.#isWanted();
+          this.#step({ type: isGone ? "withdraw" : "tick" });
+        });
     }
-    const waitMs = Math.max(1, lease.wakeAtMs - actor.nowMs);
-    this.#timer = actor.after(waitMs, () => this.#keepLease());
   }
 
-  #renew(lease: Lease): void {
-    const { actor, arbiter, holder, rules } = this.#options;
-    const renew = () => arbiter.renew({ generation: this.generation, holder });
-    start(actor, this.#turns.take(renew), (answer) => {
-      if (this.#isOver || this.#lease !== lease) return;
-      if (answer.type === "renewed" && answer.renewedMs !== undefined) {
-        lease.renewed(answer.renewedMs);
-      } else if (answer.type === "stale" && !rules.ignoresStale) {
-        this.#lease = undefined;
-        this.#events?.stale(`generation ${answer.generation} is ${answer.holder}'s`);
+  *#ask(call: ArbiterCall): Task<ArbiterAnswer> {
+    const { actor, arbiter, rules } = this.#options;
+    switch (call.type) {
+      case "prepare":
+        return yield* arbiter.prepare();
+      case "claim": {
+        const claim = rules.claimsForOthers
+          ? { ...call.claim, generation: this.generation }
+          : call.claim;
+        const answer = yield* arbiter.claim(claim);
+        const { generation, standing, evidence } = claim;
+        actor.trace(() => `claim ${generation} (${standing}, ${evidence}): ${answer.type}`);
+        return answer;
       }
-    });
+      case "renew": {
+        const answer = yield* arbiter.renew(call.own);
+        const isIgnored = answer.type === "stale" && rules.ignoresStale;
+        return isIgnored ? { type: "unreachable", reason: "ignored" } : answer;
+      }
+      case "release":
+        yield* arbiter.release();
+        return { type: "done" };
+      case "learn":
+        return { type: "done" };
+    }
   }
 
-  #prepareInTurn(): void {
-    const { actor, arbiter, leaseMs } = this.#options;
-    if (this.#timer !== undefined) this.#timer.cancelled = true;
-    if (this.#isOver || this.#isHolder) return;
-    if (!this.isClaiming) start(actor, this.#turns.take(() => arbiter.prepare()));
-    this.#timer = actor.after(leaseMs / PREPARATIONS, () => this.#prepareInTurn());
+  #answered(answer: ArbiterAnswer): void {
+    this.#answer = answer;
+    this.#step({ type: "answer", answer });
+    this.#answer = undefined;
   }
 }
 

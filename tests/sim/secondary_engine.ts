@@ -108,9 +108,9 @@ export class SecondaryEngine implements Listener, LinkUser {
     return undefined;
   }
 
-  accepted(link: LinkEnd, { generation }: Introduction): LinkUser {
+  accepted(link: LinkEnd, { generation, holder }: Introduction): LinkUser {
     this.link = link;
-    this.arbitration.share(generation);
+    this.arbitration.share(generation, holder);
     this.#beats = new Beats(this.actor, link, () => link.close());
     this.side.connect(link);
     this.#step({ type: "link-up" });
@@ -210,7 +210,6 @@ export class SecondaryEngine implements Listener, LinkUser {
     const { rules, checkers } = this.#host.world;
     const { entitled } = this.machine;
     const knowsAll = entitled || evidence === "reported" || rules.trustsSeed;
-    if (!knowsAll) yield* this.arbitration.lookUp();
     const verdict = yield* this.arbitration.claim(evidence, knowsAll ? "pair" : "outside", {
       pause: () => this.qemu?.pause(true),
       resume: () => this.qemu?.pause(false),

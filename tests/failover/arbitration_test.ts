@@ -1,0 +1,234 @@
+import fc from "fast-check";
+import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
+import { StateError } from "../../engine/errors.ts";
+import {
+  type ArbiterAnswer,
+  type ArbitrationEffect,
+  type ArbitrationEvent,
+  ArbitrationMachine,
+  type ArbitrationRules,
+} from "../../engine/failover/arbitration.ts";
+
+const LEASE_MS = 4000;
+
+function machineWith(rules: Partial<ArbitrationRules> = {}): ArbitrationMachine {
+  return new ArbitrationMachine({
+    holder: "a",
+    leaseMs: LEASE_MS,
+    hasThirdParty: true,
+    hasFence: false,
+    ...rules,
+  });
+}
+
+const CLAIM = { type: "claim", evidence: "silent", standing: "pair" } as const;
+
+function types(effects: readonly ArbitrationEffect[]): string[] {
+  return effects.map((effect) => effect.type === "ask" ? effect.call.type : effect.type);
+}
+
+function answer(answer: ArbiterAnswer): ArbitrationEvent {
+  return { type: "answer", answer };
+}
+
+Deno.test("ArbitrationMachine asks for the generation that it has a share in, whatever is learned meanwhile", () => {
+  const machine = machineWith();
+  machine.step({ type: "share", owner: { generation: 4, holder: "b" } }, 0);
+  assertEquals(types(machine.step(answer({ type: "done" }), 1)), ["shared", "wake", "prepare"]);
+  machine.step(answer({ type: "owner", owner: { generation: 9, holder: "b" } }), 2);
+  const claimed = machine.step(CLAIM, 3).find(({ type }) => type === "ask");
+  assertEquals(claimed, {
+    type: "ask",
+    call: {
+      type: "claim",
+      claim: { generation: 4, holder: "a", standing: "pair", evidence: "silent" },
+    },
+  });
+});
+
+Deno.test("ArbitrationMachine looks up what a claim from outside the pair is for", () => {
+  const machine = machineWith();
+  const outside = { ...CLAIM, standing: "outside" } as const;
+  assertEquals(types(machine.step(outside, 0)), ["prepare"]);
+  const owner = { generation: 6, holder: "b" };
+  const [claimed] = machine.step(answer({ type: "owner", owner }), 1);
+  assert(claimed?.type === "ask" && claimed.call.type === "claim");
+  assertEquals(claimed.call.claim.generation, 6);
+});
+
+Deno.test("ArbitrationMachine renews no lease that was replaced while its renewal waited", () => {
+  const machine = machineWith();
+  machine.step({ type: "begin", wasRunning: false }, 0);
+  machine.step(answer({ type: "owner", owner: undefined }), 0);
+  machine.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 0);
+  assertEquals(types(machine.step(CLAIM, 10)), ["wake", "claim"]);
+  assertEquals(types(machine.step({ type: "tick" }, 1100)), ["wake"]);
+  const granted = answer({ type: "granted", generation: 2, renewedMs: 1000 });
+  assertEquals(types(machine.step(granted, 1200)), ["decided", "wake"]);
+  const [renewal] = machine.step({ type: "tick" }, 2000).filter(({ type }) => type === "ask");
+  assertEquals(renewal, {
+    type: "ask",
+    call: { type: "renew", own: { generation: 2, holder: "a" } },
+  });
+});
+
+Deno.test("ArbitrationMachine has no claim made again that nobody wants, and takes the grant of one that was made", () => {
+  const waits = machineWith();
+  waits.step(CLAIM, 0);
+  waits.step(answer({ type: "unreachable", reason: "down" }), 1);
+  const [decided] = waits.step({ type: "withdraw" }, 2);
+  assert(decided?.type === "decided" && decided.verdict.type === "undecided");
+  const asked = machineWith();
+  asked.step(CLAIM, 0);
+  assertEquals(types(asked.step({ type: "withdraw" }, 1)), []);
+  const effects = asked.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 2);
+  assert(effects.some((effect) => effect.type === "decided" && effect.verdict.type === "granted"));
+  const gone = machineWith();
+  gone.step(CLAIM, 0);
+  gone.step({ type: "withdraw" }, 1);
+  const after = gone.step(answer({ type: "unreachable", reason: "down" }), 2);
+  assertEquals(types(after), ["decided"]);
+});
+
+Deno.test("ArbitrationMachine lets a VM run on whose lease had ended when it is granted another", () => {
+  const machine = machineWith();
+  machine.step({ type: "begin", wasRunning: false }, 0);
+  machine.step(answer({ type: "owner", owner: undefined }), 0);
+  machine.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 0);
+  assertEquals(machine.holds(LEASE_MS), false);
+  assertEquals(types(machine.step({ type: "tick" }, LEASE_MS)).includes("pause"), true);
+  assertEquals(types(machine.step(CLAIM, LEASE_MS + 1)).includes("claim"), true);
+  const granted = answer({ type: "granted", generation: 2, renewedMs: LEASE_MS + 1 });
+  const effects = types(machine.step(granted, LEASE_MS + 2));
+  assertEquals(effects.filter((type) => type !== "wake"), ["resume", "decided"]);
+  assertEquals(machine.holds(LEASE_MS + 2), true);
+});
+
+const owners = fc.record({
+  generation: fc.integer({ min: 1, max: 9 }),
+  holder: fc.constantFrom("a", "b"),
+});
+
+const reason = fc.constant("reason");
+
+/** What each call may be answered with. */
+const ANSWERS: Record<string, fc.Arbitrary<ArbiterAnswer>> = {
+  prepare: fc.oneof(
+    fc.record({
+      type: fc.constant("owner" as const),
+      owner: fc.option(owners, { nil: undefined }),
+    }),
+    fc.record({ type: fc.constant("unreachable" as const), reason }),
+  ),
+  claim: fc.oneof(
+    fc.record({
+      type: fc.constant("granted" as const),
+      generation: fc.integer({ min: 1, max: 9 }),
+      renewedMs: fc.option(fc.constant(-1), { nil: undefined }),
+    }),
+    owners.map((owner) => ({ type: "held" as const, ...owner })),
+    owners.map((owner) => ({ type: "stale" as const, ...owner })),
+    fc.record({ type: fc.constantFrom("unreachable" as const, "ask" as const), reason }),
+  ),
+  renew: fc.oneof(
+    fc.record({
+      type: fc.constant("renewed" as const),
+      renewedMs: fc.option(fc.constant(-1), { nil: undefined }),
+    }),
+    owners.map((owner) => ({ type: "stale" as const, ...owner })),
+    fc.record({ type: fc.constantFrom("unreachable" as const, "ask" as const), reason }),
+  ),
+  learn: fc.constant({ type: "done" }),
+  release: fc.constant({ type: "done" }),
+};
+
+Deno.test("ArbitrationMachine asks one thing at a time, decides each claim once, and ends", () => {
+  const steps = fc.array(
+    fc.record({
+      what: fc.constantFrom("share", "claim", "withdraw", "answer", "answer", "tick", "off"),
+      waitMs: fc.integer({ min: 0, max: 2000 }),
+      owner: owners,
+      evidence: fc.constantFrom("silent" as const, "reported" as const, "ordered" as const),
+      standing: fc.constantFrom("pair" as const, "outside" as const),
+      answers: fc.record(ANSWERS),
+    }),
+    { maxLength: 60 },
+  );
+  const rules = { hasThirdParty: fc.boolean(), hasFence: fc.boolean() };
+  fc.assert(fc.property(fc.record(rules), steps, ({ hasThirdParty, hasFence }, steps) => {
+    const machine = machineWith({ hasThirdParty, hasFence });
+    let [asked, nowMs, claims, verdicts, isPaused]: [
+      string | undefined,
+      number,
+      number,
+      number,
+      boolean,
+    ] = [undefined, 0, 0, 0, false];
+    const take = (effects: readonly ArbitrationEffect[]) => {
+      for (const effect of effects) {
+        switch (effect.type) {
+          case "ask":
+            assertEquals(asked, undefined, "two calls at a time");
+            asked = effect.call.type;
+            break;
+          case "decided":
+            verdicts++;
+            break;
+          case "pause":
+          case "resume":
+            assertEquals(isPaused, effect.type === "resume", "said twice");
+            isPaused = !isPaused;
+            break;
+          case "wake":
+            assert(!Number.isNaN(effect.atMs));
+        }
+      }
+    };
+    const answerCall = (answers: Record<string, ArbiterAnswer>) => {
+      if (asked === undefined) return;
+      const given = answers[asked]!;
+      asked = undefined;
+      const sent = "renewedMs" in given && given.renewedMs !== undefined
+        ? { ...given, renewedMs: nowMs }
+        : given;
+      take(machine.step(answer(sent), nowMs));
+    };
+    for (const { what, waitMs, owner, evidence, standing, answers } of steps) {
+      nowMs += waitMs;
+      const { isClaiming } = machine;
+      switch (what) {
+        case "share":
+          take(machine.step({ type: "share", owner }, nowMs));
+          break;
+        case "claim":
+          if (isClaiming) {
+            assertThrows(
+              () => machine.step({ type: "claim", evidence, standing }, nowMs),
+              StateError,
+            );
+          } else {
+            claims++;
+            take(machine.step({ type: "claim", evidence, standing }, nowMs));
+          }
+          break;
+        case "withdraw":
+          take(machine.step({ type: "withdraw" }, nowMs));
+          break;
+        case "answer":
+          answerCall(answers);
+          break;
+        case "tick":
+          take(machine.step({ type: "tick" }, nowMs));
+          break;
+        case "off":
+          take(machine.step({ type: "switched-off" }, nowMs));
+      }
+      assertEquals(verdicts, claims - (machine.isClaiming ? 1 : 0));
+    }
+    take(machine.step({ type: "close" }, nowMs));
+    assertEquals([verdicts, machine.isClaiming], [claims, false]);
+    for (const { answers } of steps.slice(0, 2)) answerCall(answers);
+    assertEquals(asked, steps.length < 2 ? asked : undefined, "it goes on asking");
+    assertEquals(machine.step({ type: "tick" }, nowMs + LEASE_MS), []);
+  }));
+});
