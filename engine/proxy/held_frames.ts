@@ -9,7 +9,7 @@ import { type FrameStore, LINK, NONE } from "./frame_store.ts";
 
 /** A doubly linked list through {@linkcode FrameStore.links}. */
 export class HeldFrames {
-  /** Frames in it. */
+  /** Frames in it, but for those that were made of fragments, which are in it themselves. */
   count = 0;
   #first = NONE;
   #last = NONE;
@@ -46,7 +46,7 @@ export class HeldFrames {
     else links[this.#last + LINK.HELD_BEHIND] = frame;
     this.#last = frame;
     if (this.#firstOfEpoch === NONE) this.#firstOfEpoch = frame;
-    this.count++;
+    if (links[frame + LINK.PARTS] === NONE) this.count++;
   }
 
   /** Hold a frame back no longer. */
@@ -60,6 +60,6 @@ export class HeldFrames {
     if (behind === NONE) this.#last = before;
     else links[behind + LINK.HELD_BEFORE] = before;
     if (this.#firstOfEpoch === frame) this.#firstOfEpoch = behind;
-    this.count--;
+    if (links[frame + LINK.PARTS] === NONE) this.count--;
   }
 }

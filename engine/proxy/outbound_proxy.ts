@@ -347,8 +347,8 @@ export class OutboundProxy {
     for (let frame = this.#held.first; frame !== NONE; frame = this.#held.first) {
       if (links[frame + LINK.EPOCH]! >= epoch) break;
       this.#comparator.committed(frame);
+      if (links[frame + LINK.PARTS] === NONE) this.#committed++;
       this.#leave(frame);
-      this.#committed++;
     }
     if (this.#mode === "compare") this.#reconsider(epoch);
   }
@@ -438,15 +438,10 @@ export class OutboundProxy {
   /** A frame that was compared leaves, or the fragments that it was made of. */
   #release(frame: number): void {
     const { links } = this.#store;
-    this.#held.remove(frame);
-    this.#released++;
-    if (links[frame + LINK.PARTS] === NONE) return this.output.push(frame);
     let part = links[frame + LINK.PARTS]!;
-    for (; part !== NONE; part = links[part + LINK.NEXT]!) {
-      this.#held.remove(part);
-      this.output.push(part);
-    }
-    this.#store.drop(frame);
+    if (part === NONE) return this.#leave(frame);
+    for (; part !== NONE; part = links[part + LINK.NEXT]!) this.#leave(part);
+    this.#leave(frame);
   }
 
   /** A frame leaves in its turn; the fragments of one that was made of them do so themselves. */

@@ -69,14 +69,17 @@ export class Rig {
 
   /** Take what left. */
   output(): Frame[] {
+    return readRecords(this.outputBytes());
+  }
+
+  outputBytes(): Frame {
     const pieces: Frame[] = [];
     for (;;) {
       const bytes = this.proxy.output.peek().slice();
-      if (bytes.length === 0) break;
+      if (bytes.length === 0) return concat(pieces);
       pieces.push(bytes);
       this.proxy.output.sent(bytes.length);
     }
-    return readRecords(concat(pieces));
   }
 
   /** Why a checkpoint was asked for since the last look. */
@@ -93,20 +96,26 @@ export class Rig {
 
   /** A whole checkpoint, as quick as can be. @returns What left */
   checkpoint(): Frame[] {
+    this.checkpointed();
+    return this.output();
+  }
+
+  checkpointed(): void {
     const epoch = this.proxy.epoch + 1;
     this.proxy.checkpoint(epoch);
     this.proxy.loaded(epoch, this.now);
-    return this.output();
   }
 }
 
 /** The frames of records. */
-export function readRecords(bytes: Frame): Frame[] {
+export function readRecords(bytes: Frame, vnetHeader = false): Frame[] {
   const frames: Frame[] = [];
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
   for (let at = 0; at < bytes.length;) {
-    const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(at);
-    frames.push(bytes.slice(at + 4, at + 4 + length));
-    at += 4 + length;
+    const start = vnetHeader ? at + 8 : at + 4;
+    const end = start + view.getUint32(at);
+    frames.push(bytes.slice(vnetHeader ? start + view.getUint32(at + 4) : start, end));
+    at = end;
   }
   return frames;
 }
