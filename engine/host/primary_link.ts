@@ -19,10 +19,10 @@ import {
   openLink,
   RefusedError,
 } from "../link/mod.ts";
-import { ENGINE_VERSION } from "../version.ts";
 import type { Arbitration } from "./arbitration.ts";
 import type { CheckpointLog } from "./checkpoint_log.ts";
 import type { EncoderPool } from "./encoder_pool.ts";
+import { introductionOf } from "./introduction.ts";
 import { LinkWatch } from "./link_watch.ts";
 import { ReplicaSender } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
@@ -205,16 +205,7 @@ export class PrimaryLink {
   }
 
   get #introduction(): Introduction {
-    const { config: { vm, replication: { mode } }, arbitration } = this.#options;
-    return {
-      vmName: vm.name,
-      memoryMiB: vm.memoryMiB,
-      mode,
-      nics: vm.nics.length,
-      generation: arbitration.generation,
-      holder: arbitration.holder,
-      engineVersion: ENGINE_VERSION,
-    };
+    return introductionOf(this.#options.config, this.#options.arbitration);
   }
 
   /** Work with one secondary, until it is lost. */

@@ -18,6 +18,7 @@ import {
   WireError,
 } from "../errors.ts";
 import type { Arbiter, LossEvidence } from "../failover/arbiter.ts";
+import { refusalOf } from "../failover/refusal.ts";
 import {
   type SecondaryEffect,
   type SecondaryEvent,
@@ -37,12 +38,12 @@ import { ENGINE_VERSION } from "../version.ts";
 import { killLeftover, type Qemu } from "../vm/mod.ts";
 import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
 import { Heartbeat } from "./heartbeat.ts";
+import { introductionOf } from "./introduction.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
 import { NicPlugs } from "./nics.ts";
 import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
-import { refusalOf } from "./refusal.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
 import type { RunNotebook } from "./start_vm.ts";
@@ -188,13 +189,12 @@ export class SecondaryHost {
 
   async #acceptPrimaries(listener: Deno.Listener): Promise<void> {
     const links = acceptLinks(listener, ENGINE_VERSION, (introduction) => {
-      const { generation, holder, isClaiming } = this.#arbitration;
+      const { config } = this.#options;
       const refusal = refusalOf(introduction, {
-        config: this.#options.config,
+        own: introductionOf(config, this.#arbitration),
         phase: this.#machine.phase,
-        generation,
-        holder,
-        isClaiming,
+        hasThirdParty: config.failover.arbiter !== "manual",
+        isClaiming: this.#arbitration.isClaiming,
         isLinked: this.#link !== undefined,
       });
       if (refusal === undefined) this.#introduction = introduction;

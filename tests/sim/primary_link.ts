@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Introduction, Message } from "../../engine/link/mod.ts";
+import type { Message } from "../../engine/link/mod.ts";
 import { sleep, start, type Task } from "./actor.ts";
 import { Beats } from "./beats.ts";
 import { Feed } from "./feed.ts";
@@ -83,15 +83,7 @@ export class PrimaryLink implements LinkUser {
 
   #connect(timeoutMs?: number) {
     const { arbitration } = this.#engine;
-    const introduction: Introduction = {
-      vmName: "vm",
-      memoryMiB: 1,
-      mode: this.#host.world.mode,
-      nics: 1,
-      generation: arbitration.generation,
-      holder: arbitration.holder,
-      engineVersion: "model",
-    };
+    const introduction = this.#host.world.introductionOf(arbitration);
     return this.#host.world.network.connect(
       this.actor,
       this.#host.index,

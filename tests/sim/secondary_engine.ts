@@ -14,6 +14,7 @@ import {
   type SecondaryEvent,
   SecondaryMachine,
 } from "../../engine/failover/secondary.ts";
+import { refusalOf } from "../../engine/failover/refusal.ts";
 import type { Introduction, Message, Refusal } from "../../engine/link/mod.ts";
 import { type Actor, start, type Task } from "./actor.ts";
 import type { Arbitration } from "./arbitration.ts";
@@ -91,21 +92,15 @@ export class SecondaryEngine implements Listener, LinkUser {
   }
 
   refusal(introduction: Introduction): Refusal | undefined {
-    const { phase } = this.machine;
-    const { generation } = this.arbitration;
-    if (phase === "promoted" || phase === "taking-over") {
-      return { reason: "it runs the VM itself", generation };
-    }
-    if (introduction.generation === 0) return { reason: "it does not run the VM" };
-    const { claimsForOthers } = this.#host.world.rules;
-    if (phase === "deciding" || (this.arbitration.isClaiming && !claimsForOthers)) {
-      return { reason: "it is being decided who runs the VM" };
-    }
-    if (this.link !== undefined) return { reason: "another primary is connected to it" };
-    if (introduction.generation < generation) {
-      return { reason: `it stands by for generation ${generation}` };
-    }
-    return undefined;
+    const { world } = this.#host;
+    const { arbitration } = this;
+    return refusalOf(introduction, {
+      own: world.introductionOf(arbitration),
+      phase: this.machine.phase,
+      hasThirdParty: true,
+      isClaiming: arbitration.isClaiming && !world.rules.claimsForOthers,
+      isLinked: this.link !== undefined,
+    });
   }
 
   accepted(link: LinkEnd, { generation, holder }: Introduction): LinkUser {

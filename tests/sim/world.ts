@@ -5,6 +5,7 @@
  */
 
 import type { PrimaryOptions } from "../../engine/failover/primary.ts";
+import type { Introduction } from "../../engine/link/mod.ts";
 import { Checkers } from "./checkers.ts";
 import { ModelEtcd } from "./etcd.ts";
 import { type FaultKind, Faults } from "./faults.ts";
@@ -111,6 +112,21 @@ export class World {
     if (known !== undefined) return known;
     this.moments.set(moment.hash, moment);
     return moment;
+  }
+
+  /** What an engine says of itself. */
+  introductionOf(
+    { generation, holder }: Pick<Introduction, "generation" | "holder">,
+  ): Introduction {
+    return {
+      vmName: "vm",
+      memoryMiB: 1,
+      mode: this.mode,
+      nics: 1,
+      generation,
+      holder,
+      engineVersion: "model",
+    };
   }
 
   atEnd(work: () => void): void {

@@ -1,20 +1,19 @@
 /**
- * Which primaries a standby does not serve, and what it tells them.
+ * Which primaries a standby does not serve, and what it tells them. Pure.
  *
  * @module
  */
 
-import type { VmConfig } from "../config/mod.ts";
-import type { SecondaryPhase } from "../failover/secondary.ts";
 import type { Introduction, Refusal } from "../link/mod.ts";
+import type { SecondaryPhase } from "./secondary.ts";
 
 /** The standby, as far as it is needed here. */
 export interface StandbyState {
-  readonly config: VmConfig;
+  /** What it would say of itself. */
+  readonly own: Introduction;
   readonly phase: SecondaryPhase;
-  /** The generation of the VM that it has a share in, and its engine's name. */
-  readonly generation: number;
-  readonly holder: string;
+  /** Whether there is a third party, who knows engines by their names. */
+  readonly hasThirdParty: boolean;
   /** It is being decided who runs the VM. */
   readonly isClaiming: boolean;
   /** Another primary is connected. */
@@ -30,8 +29,8 @@ export function refusalOf(
   introduction: Introduction,
   standby: StandbyState,
 ): Refusal | undefined {
-  const { config, phase, generation, holder } = standby;
-  const { vm, replication: { mode }, failover: { arbiter } } = config;
+  const { own, phase } = standby;
+  const { generation, holder } = own;
   if (phase === "promoted" || phase === "taking-over") {
     return { reason: "it runs the VM itself, since it took over", generation };
   }
@@ -41,7 +40,7 @@ export function refusalOf(
   if (standby.isLinked) return { reason: "another primary is connected to it" };
   // An engine that is about to start its VM asks, and is to find nothing changed by that.
   if (introduction.generation === 0) return { reason: "it does not run the VM" };
-  if (introduction.holder === holder && arbiter !== "manual") {
+  if (introduction.holder === holder && standby.hasThirdParty) {
     return {
       reason: `both engines call themselves ${holder}, so the arbiter cannot tell them apart: ` +
         "give one host another name or its config another path",
@@ -53,23 +52,23 @@ export function refusalOf(
         `${introduction.generation}: start the standby again if that is meant`,
     };
   }
-  if (introduction.vmName !== vm.name) {
-    return { reason: `it stands by for VM "${vm.name}", not "${introduction.vmName}"` };
+  if (introduction.vmName !== own.vmName) {
+    return { reason: `it stands by for VM "${own.vmName}", not "${introduction.vmName}"` };
   }
-  if (introduction.mode !== mode) {
+  if (introduction.mode !== own.mode) {
     return {
-      reason: `its replication.mode is "${mode}", the primary's "${introduction.mode}": ` +
+      reason: `its replication.mode is "${own.mode}", the primary's "${introduction.mode}": ` +
         "make them the same",
     };
   }
   const differs = (what: string, ours: number, theirs: number) => ({
     reason: `its VM has ${ours} ${what}, the primary's ${theirs}`,
   });
-  if (introduction.memoryMiB !== vm.memoryMiB) {
-    return differs("MiB of memory", vm.memoryMiB, introduction.memoryMiB);
+  if (introduction.memoryMiB !== own.memoryMiB) {
+    return differs("MiB of memory", own.memoryMiB, introduction.memoryMiB);
   }
-  if (introduction.nics !== vm.nics.length) {
-    return differs("network cards", vm.nics.length, introduction.nics);
+  if (introduction.nics !== own.nics) {
+    return differs("network cards", own.nics, introduction.nics);
   }
   return undefined;
 }
