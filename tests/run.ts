@@ -12,7 +12,14 @@ interface Step {
   readonly counts?: boolean;
 }
 
-const ENTRY_POINTS = ["mod.ts", "cli/colo.ts", "wasm/build.ts", "bench/main.ts", "tests/run.ts"];
+const ENTRY_POINTS = [
+  "mod.ts",
+  "cli/colo.ts",
+  "wasm/build.ts",
+  "bench/main.ts",
+  "tests/run.ts",
+  "tools",
+];
 const DOCUMENTED = ["engine", "wasm/mod.ts", "mod.ts"];
 
 const CHECKS: readonly Step[] = [
@@ -22,6 +29,7 @@ const CHECKS: readonly Step[] = [
   { name: "lint", args: ["lint", "--quiet"] },
   { name: "types", args: ["check", ...ENTRY_POINTS, "engine", "tests"] },
   { name: "wasm rebuild", args: ["run", "-A", "wasm/build.ts", "--check"] },
+  { name: "life cycles drawn", args: ["run", "-A", "tools/life_cycles.ts", "--check"] },
   { name: "doc examples", args: ["test", "-A", "--doc", ...DOCUMENTED], counts: true },
   {
     name: "unit, property and fuzz tests",

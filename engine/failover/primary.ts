@@ -2,18 +2,7 @@
  * The life of a primary: when it takes checkpoints, what becomes of them, and whether its guest is
  * protected. Pure: events and the time in, effects out; the order of the effects is the order of doing.
  *
- * ```text
- *              initial            replica-ready            seed-sent           loaded
- *  starting ------------> alone ----------------> seeding ----------> joining -------> protected
- *                          ^ ^                       |                   |                 |
- *                          | +------- replica-lost --+-------------------+ replica-lost    |
- *                          |                                             v                 v
- *                          +---------------------- granted ---------- deciding <-----------+
- *  alone, seeding:      capture-lost -> unattended (initial -> alone)
- *  joining, protected:  capture-lost -> deciding
- *  any of them:         guest-ended, qemu-lost, stale -> ended
- *  alone, seeding:      qemu-lost -> reviving, where that is wanted (revived -> starting)
- * ```
+ * Which event leads where says {@linkcode PRIMARY_TRANSITIONS}, which ARCHITECTURE.md has a drawing of.
  *
  * A secondary that was sent a checkpoint behind its seed may take over, and the primary cannot know
  * whether it does when it is lost. So the primary goes on holding back what the guest says, and asks the
@@ -34,27 +23,10 @@
  */
 
 import { CheckpointPolicy, type CheckpointPolicyOptions } from "../checkpoint/policy.ts";
-import { StateError } from "../errors.ts";
+import { PRIMARY_TRANSITIONS, type PrimaryPhase } from "./primary_transitions.ts";
+import { takes } from "./transitions.ts";
 
-/** How far a primary is. */
-export type PrimaryPhase =
-  /** The initial stream is on its way. */
-  | "starting"
-  /** Checkpoints are taken into the mirror; nobody else holds them. */
-  | "alone"
-  /** A secondary is being given the mirror. */
-  | "seeding"
-  /** The secondary has been given everything, and knows nothing of what the guest says since. */
-  | "joining"
-  /** The secondary can take over. */
-  | "protected"
-  /** The secondary is lost, and may have taken over: nothing leaves until the arbiter has decided. */
-  | "deciding"
-  /** The guest runs, and this engine does not see its memory. */
-  | "unattended"
-  /** QEMU has ended, and is started again from the last checkpoint. */
-  | "reviving"
-  | "ended";
+export type { PrimaryPhase } from "./primary_transitions.ts";
 
 /** What happens to a primary. */
 export type PrimaryEvent =
@@ -186,26 +158,22 @@ export class PrimaryMachine {
 
   /** @throws {StateError} when the event cannot happen in this phase; nothing was changed */
   step(event: PrimaryEvent, nowMs: number): PrimaryEffect[] {
-    if (this.#phase === "ended") return [];
+    if (!takes(PRIMARY_TRANSITIONS, this.#phase, event.type, "primary")) return [];
     return [...this.#on(event), ...this.#pace(nowMs)];
   }
 
   #on(event: PrimaryEvent): PrimaryEffect[] {
     switch (event.type) {
       case "initial":
-        this.#require(event, "starting", "unattended", "deciding");
         this.#attached = true;
         if (this.#phase === "deciding") return [{ type: "ready" }];
         return [{ type: "ready" }, this.#become("alone", "no secondary is connected")];
       case "request":
-        this.#require(event, "alone", "seeding", "joining", "protected", "deciding");
         this.#requested = true;
         return [];
       case "whole":
-        this.#require(event, "alone", "seeding", "joining", "protected", "deciding");
         return this.#whole(event.epoch);
       case "replica-ready":
-        if (this.#phase !== "alone") return [];
         this.#seedPasses = 0;
         this.#seedHolds = false;
         return [this.#become("seeding", "a secondary is connected"), { type: "seed" }];
@@ -215,7 +183,6 @@ export class PrimaryMachine {
           event.missingPages <= SEED_LAST_PASS_PAGES;
         return [];
       case "seed-sent":
-        this.#require(event, "seeding");
         this.#inFlight = [event.epoch];
         this.#seedEpoch = event.epoch;
         return [
@@ -236,19 +203,18 @@ export class PrimaryMachine {
             : [{ type: "clear-missing" } as const]),
         ];
       case "loaded":
-        if (this.#phase !== "joining") return [];
         if (event.epoch === this.#seedEpoch) {
           this.#policy.demand();
           return [];
         }
+        // A secondary cannot have loaded what it was not sent.
+        if (!this.#entrusted) return [];
         return [this.#become("protected", `the secondary holds checkpoint ${event.epoch}`)];
       case "replica-lost":
-        if (!this.#replicated && this.#phase !== "seeding") return [];
         this.#inFlight = [];
         if (this.#entrusted) return this.#decide(event.reason);
         return [{ type: "run-alone" }, this.#become("alone", event.reason)];
       case "granted":
-        if (this.#phase !== "deciding") return [];
         this.#entrusted = false;
         return [
           { type: "run-alone" },
@@ -271,7 +237,6 @@ export class PrimaryMachine {
       case "tick":
         return [];
       case "capture-lost":
-        if (this.#phase === "reviving") return [];
         this.#requested = false;
         this.#underWay = false;
         this.#attached = false;
@@ -306,7 +271,6 @@ export class PrimaryMachine {
           this.#become("ended", event.reason),
         ];
       case "revived":
-        this.#require(event, "reviving");
         this.#attached = false;
         return [this.#become("starting", "QEMU runs again from the last checkpoint")];
     }
@@ -352,14 +316,5 @@ export class PrimaryMachine {
   #become(phase: PrimaryPhase, reason: string): PrimaryEffect {
     this.#phase = phase;
     return { type: "report", phase, reason };
-  }
-
-  #require(event: PrimaryEvent, ...phases: readonly PrimaryPhase[]): void {
-    if (phases.includes(this.#phase)) return;
-    throw new StateError(
-      `Cannot take ${event.type}: the primary is ${this.#phase}`,
-      this.#phase,
-      phases.join(" or "),
-    );
   }
 }

@@ -2,26 +2,9 @@
  * The life of a secondary: it is seeded, follows the primary's checkpoints, and takes over. Pure:
  * events in, effects out; the order of the effects is the order of doing.
  *
- * ```text
- *              qemu-ready           seed-begin           loaded (seed)
- *  starting -------------> waiting ------------> seeding -------------> protecting
- *      ^                                            |                    |      |
- *      +-------------- restart-qemu ----------------+     primary-lost,  |      | link-lost, when
- *      |                                            |     link-lost      v      v it knows too little
- *      +------------------------------ stale --------------------- deciding    orphaned
- *      |                                                                 | granted  |
- *      |                                                                 v          |
- *      |                                                            taking-over     |
- *      |                                                                 | promoted |
- *      |                                                                 v          |
- *      +----- the primary connects again ---------- orphaned <-+     promoted       |
- *                                                      ^       |                    |
- *                                                      |   undecided (deciding)     |
- *                                                      +----------------------------+
- * ```
- *
- * A replica that is lasting (an image) holds its checkpoint until a better one is whole: it becomes
- * orphaned where the drawing says starting, and is seeded from there.
+ * Which event leads where say {@linkcode LIVE_TRANSITIONS} and {@linkcode IMAGE_TRANSITIONS}, which
+ * ARCHITECTURE.md has drawings of. A replica that is lasting (an image) holds its checkpoint until a
+ * better one is whole: it becomes orphaned where a live one starts anew, and is seeded from there.
  *
  * A checkpoint that came with a load asked for is loaded, together with those that were only held since
  * the last load. A takeover happens from the last checkpoint that was received as a whole, loaded or
@@ -36,27 +19,18 @@
 
 import { IncomingCheckpoint } from "../checkpoint/incoming.ts";
 import type { Replica, ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
-import { StateError, WireError } from "../errors.ts";
+import { WireError } from "../errors.ts";
 import { IN_FLIGHT_MAX } from "../limits.ts";
 import type { CommitPayload, SeedBeginPayload } from "../link/messages.ts";
 import type { LossEvidence } from "./arbiter.ts";
+import {
+  IMAGE_TRANSITIONS,
+  LIVE_TRANSITIONS,
+  type SecondaryPhase,
+} from "./secondary_transitions.ts";
+import { takes } from "./transitions.ts";
 
-/** How far a secondary is. */
-export type SecondaryPhase =
-  /** Its QEMU is being started. */
-  | "starting"
-  /** Its QEMU waits to be seeded. */
-  | "waiting"
-  | "seeding"
-  /** It can take over. */
-  | "protecting"
-  /** The primary is lost: the arbiter is asked whether to take over. */
-  | "deciding"
-  /** It holds a guest, and knows nothing about the primary any more. */
-  | "orphaned"
-  | "taking-over"
-  | "promoted"
-  | "ended";
+export type { SecondaryPhase } from "./secondary_transitions.ts";
 
 /** What happens to a secondary. */
 export type SecondaryEvent =
@@ -102,9 +76,6 @@ export type SecondaryEffect =
   | { readonly type: "restart-qemu" }
   | { readonly type: "report"; readonly phase: SecondaryPhase; readonly reason: string };
 
-/** Phases in which what a primary has sent comes too late. */
-const LATE: readonly SecondaryPhase[] = ["deciding", "taking-over", "promoted", "ended"];
-
 /** The secondary's state machine. */
 export class SecondaryMachine {
   #phase: SecondaryPhase = "starting";
@@ -149,50 +120,59 @@ export class SecondaryMachine {
    * @throws {StateError} on an event that cannot happen now; nothing was changed
    */
   step(event: SecondaryEvent): SecondaryEffect[] {
+    const transitions = this.#replica.lasting ? IMAGE_TRANSITIONS : LIVE_TRANSITIONS;
+    return takes(transitions, this.#phase, event.type, "secondary") ? this.#on(event) : [];
+  }
+
+  #on(event: SecondaryEvent): SecondaryEffect[] {
     switch (event.type) {
       case "qemu-ready":
-        this.#require(event, "starting");
         return this.#ready("the standby is up");
       case "link-up":
-        this.#linked = true;
-        if (this.#phase === "waiting") return [{ type: "tell-ready" }];
-        if (this.#phase !== "orphaned") return [];
-        // What is held stays until there is something better.
-        if (this.#replica.lasting) return [{ type: "tell-ready" }];
-        return this.#restart("the primary is back");
+        return this.#linkUp();
       case "link-lost":
         return this.#linkLost(event.reason);
       case "seed-begin":
+        return this.#seedBegin(event.seed);
       case "pages":
+        this.#incoming!.pages(event.chunk, !this.#replica.takesPages);
+        return this.#replicaEffects(this.#replica.pages(event.chunk));
       case "device-state":
+        this.#incoming!.deviceState(event.piece, event.delta);
+        return [];
       case "commit":
-        return this.#data(event);
+        return this.#commit(event.epoch, event.commit);
       case "primary-lost":
         return this.#primaryLost(event.reason);
       case "take-over":
-        this.#require(event, "protecting", "orphaned");
         return this.#claim("ordered", event.reason);
       case "granted":
-        return this.#phase === "deciding" ? this.#beginTakeover() : [];
+        return [this.#become("taking-over", this.#takeoverReason), ...this.#takeOverIfSettled()];
       case "stale":
-        if (this.#phase !== "deciding") return [];
         this.#entitled = false;
         return this.#replica.lasting
           ? [this.#become("orphaned", event.reason)]
           : this.#restart(event.reason);
       case "undecided":
-        return this.#phase === "deciding" ? [this.#become("orphaned", event.reason)] : [];
+        return [this.#become("orphaned", event.reason)];
       case "promoted":
-        this.#require(event, "taking-over");
         return [this.#become("promoted", this.#takeoverReason)];
       case "goodbye":
-        if (LATE.includes(this.#phase)) return [];
         return [this.#become("ended", event.reason)];
       case "qemu-lost":
         return this.#qemuLost(event.reason);
       default:
         return [...this.#replicaEffects(this.#replica.answer(event)), ...this.#takeOverIfSettled()];
     }
+  }
+
+  #linkUp(): SecondaryEffect[] {
+    this.#linked = true;
+    if (this.#phase === "waiting") return [{ type: "tell-ready" }];
+    if (this.#phase !== "orphaned") return [];
+    // What is held stays until there is something better.
+    if (this.#replica.lasting) return [{ type: "tell-ready" }];
+    return this.#restart("the primary is back");
   }
 
   /** The replica can be seeded; it may hold something already. */
@@ -204,46 +184,27 @@ export class SecondaryMachine {
     return [report, ...(this.#linked ? [{ type: "tell-ready" } as const] : [])];
   }
 
-  #data(event: SecondaryEvent): SecondaryEffect[] {
-    if (LATE.includes(this.#phase)) {
-      // What was under way when the primary was lost comes too late.
-      return [];
+  #seedBegin({ machine, blocks, ramSectionId }: SeedBeginPayload): SecondaryEffect[] {
+    this.#incoming = new IncomingCheckpoint(blocks);
+    this.#seedWhole = this.#entitled = false;
+    return [
+      this.#become("seeding", "the primary sends its memory"),
+      ...this.#replicaEffects(this.#replica.seedBegin(machine, blocks, ramSectionId)),
+    ];
+  }
+
+  #commit(epoch: number, commit: CommitPayload): SecondaryEffect[] {
+    if (this.#untold.length >= IN_FLIGHT_MAX) {
+      throw new WireError(
+        `Cannot take checkpoint ${epoch}: ${IN_FLIGHT_MAX} have not been answered yet`,
+        0,
+      );
     }
-    if (event.type === "seed-begin") {
-      this.#requirePeer(event, "waiting", ...this.#replica.lasting ? ["orphaned"] as const : []);
-      const { machine, blocks, ramSectionId } = event.seed;
-      this.#incoming = new IncomingCheckpoint(blocks);
-      this.#seedWhole = this.#entitled = false;
-      return [
-        this.#become("seeding", "the primary sends its memory"),
-        ...this.#replicaEffects(this.#replica.seedBegin(machine, blocks, ramSectionId)),
-      ];
-    }
-    this.#requirePeer(event, "seeding", "protecting");
-    const incoming = this.#incoming!;
-    const replica = this.#replica;
-    switch (event.type) {
-      case "pages":
-        incoming.pages(event.chunk, !replica.takesPages);
-        return this.#replicaEffects(replica.pages(event.chunk));
-      case "device-state":
-        incoming.deviceState(event.piece, event.delta);
-        return [];
-      case "commit": {
-        if (this.#untold.length >= IN_FLIGHT_MAX) {
-          throw new WireError(
-            `Cannot take checkpoint ${event.epoch}: ${IN_FLIGHT_MAX} have not been answered yet`,
-            0,
-          );
-        }
-        this.#untold.push(event.epoch);
-        const whole = incoming.commit({ epoch: event.epoch, ...event.commit });
-        this.#entitled = this.#seedWhole;
-        this.#seedWhole = true;
-        return this.#replicaEffects(replica.commit(whole, event.commit.load));
-      }
-    }
-    return [];
+    const whole = this.#incoming!.commit({ epoch, ...commit });
+    this.#untold.push(epoch);
+    this.#entitled = this.#seedWhole;
+    this.#seedWhole = true;
+    return this.#replicaEffects(this.#replica.commit(whole, commit.load));
   }
 
   /** Tell of commits as soon as there is room for another: that is the back-pressure. */
@@ -275,11 +236,7 @@ export class SecondaryMachine {
       return this.#beginAnew(`${reason}, before this secondary was whole: it cannot take over`);
     }
     // A seed that is held as a whole is as good as any checkpoint: it is being loaded.
-    if (this.#phase === "protecting" || this.#phase === "seeding") {
-      return this.#claim("reported", reason);
-    }
-    if (this.#phase !== "orphaned") return [];
-    if (!this.#linked) return this.#claim("reported", reason);
+    if (this.#phase !== "orphaned" || !this.#linked) return this.#claim("reported", reason);
     return [
       this.#become(
         "orphaned",
@@ -297,13 +254,6 @@ export class SecondaryMachine {
       // Should it come to a takeover, that has not to wait for them.
       ...this.#replicaEffects(this.#replica.drop()),
       ...this.#replicaEffects(this.#replica.loadHeld()),
-    ];
-  }
-
-  #beginTakeover(): SecondaryEffect[] {
-    return [
-      this.#become("taking-over", this.#takeoverReason),
-      ...this.#takeOverIfSettled(),
     ];
   }
 
@@ -329,7 +279,6 @@ export class SecondaryMachine {
   }
 
   #qemuLost(reason: string): SecondaryEffect[] {
-    if (this.#phase === "ended") return [];
     if (this.#phase === "promoted" || this.#phase === "taking-over") {
       return [this.#become("ended", reason)];
     }
@@ -359,19 +308,5 @@ export class SecondaryMachine {
   #become(phase: SecondaryPhase, reason: string): SecondaryEffect {
     this.#phase = phase;
     return { type: "report", phase, reason };
-  }
-
-  #require(event: SecondaryEvent, ...phases: readonly SecondaryPhase[]): void {
-    if (phases.includes(this.#phase)) return;
-    throw new StateError(
-      `Cannot take ${event.type}: the secondary is ${this.#phase}`,
-      this.#phase,
-      phases.join(" or "),
-    );
-  }
-
-  #requirePeer(event: SecondaryEvent, ...phases: readonly SecondaryPhase[]): void {
-    if (phases.includes(this.#phase)) return;
-    throw new WireError(`Cannot take ${event.type}: the secondary is ${this.#phase}`, 0);
   }
 }

@@ -75,7 +75,7 @@ request        !               wake                wake                -        
 whole          !               acknowledge,absorb  acknowledge,absorb  hold,acknowledge,send  hold,acknowledge,send  acknowledge,absorb  !               !               -
 replica-ready  -               >seeding,seed       -                   -                      -                      -                   -               -               -
 seed-pass      -               -                   -                   -                      -                      -                   -               -               -
-seed-sent      !               !                   commit-seed,>joining !                     !                      !                   !               !               -
+seed-sent      !               !                   commit-seed,>joining !                     !                      !                   !               -               -
 encoded        -               -                   -                   -                      -                      -                   -               -               -
 committed      -               -                   -                   outputs,clear-missing  -                      -                   -               -               -
 loaded         -               -                   -                   -                      -                      -                   -               -               -

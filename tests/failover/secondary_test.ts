@@ -85,8 +85,8 @@ const WAYS: Readonly<Record<SecondaryPhase, readonly SecondaryEvent[]>> = {
  */
 const TABLE = `
                starting     waiting         seeding            protecting            orphaned           deciding              taking-over  promoted  ended
-qemu-ready     >waiting     !               !                  !                     !                  !                     !            !         !
-link-up        -            ready           -                  -                     >starting,restart  -                     -            -         -
+qemu-ready     >waiting     !               !                  !                     !                  !                     !            !         -
+link-up        -            ready           !                  !                     >starting,restart  -                     -            -         -
 link-lost      -            -               >starting,restart  >orphaned             -                  -                     -            -         -
 seed-begin     wire         >seeding,write  wire               wire                  wire               -                     -            -         -
 pages          wire         wire            write              -                     wire               -                     -            -         -
@@ -94,16 +94,16 @@ device-state   wire         wire            -                  -                
 commit         wire         wire            wire               wire                  wire               -                     -            -         -
 prepared       -            -               -                  -                     -                  -                     -            -         -
 primary-lost   -            -               >starting,restart  >deciding,claim       >deciding,claim    -                     -            -         -
-take-over      !            !               !                  >deciding,claim       >deciding,claim    !                     !            !         !
+take-over      !            !               !                  >deciding,claim       >deciding,claim    !                     !            !         -
 granted        -            -               -                  -                     -                  >taking-over,takeover -            -         -
 stale          -            -               -                  -                     -                  >starting,restart     -            -         -
 undecided      -            -               -                  -                     -                  >orphaned             -            -         -
-promoted       !            !               !                  !                     !                  !                     >promoted    !         !
-recovered      !            !               !                  !                     !                  !                     !            !         !
-standby-ready  !            !               !                  !                     !                  !                     !            !         !
-stored         !            !               !                  !                     !                  !                     !            !         !
-applied        !            !               !                  !                     !                  !                     !            !         !
-refused        !            !               !                  !                     !                  !                     !            !         !
+promoted       !            !               !                  !                     !                  !                     >promoted    !         -
+recovered      !            !               !                  !                     !                  !                     !            !         -
+standby-ready  !            !               !                  !                     !                  !                     !            !         -
+stored         !            !               !                  !                     !                  !                     !            !         -
+applied        !            !               !                  !                     !                  !                     !            !         -
+refused        !            !               !                  !                     !                  !                     !            !         -
 goodbye        >ended       >ended          >ended             >ended                >ended             -                     -            -         -
 qemu-lost      >starting,restart >starting,restart failed,>starting,restart failed,>starting,restart >starting,restart failed,>starting,restart >ended >ended -
 `;
