@@ -110,6 +110,12 @@ export const INBOUND_QUEUE_BYTES_MAX = 4 * 1024 * 1024;
 /** Bytes of frames that may wait for the link before more of them are lost: two of the queues above. */
 export const PACKET_LINK_BYTES_MAX = 8 * 1024 * 1024;
 
+/** Of what a secondary has said, bytes that may be said again: what a socket takes at once. */
+export const SAID_BYTES_MAX = 128 * 1024;
+
+/** And how old they may be: the guest's TCP says again by itself what is not answered for so long. */
+export const SAID_MS_MAX = 200;
+
 /** Connections tracked: 11 MiB. A guest with more open ones is compared in part, by checkpoints. */
 export const PACKET_CONNECTIONS_MAX = 65536;
 

@@ -34,6 +34,8 @@ export interface LoadResult {
   readonly maxMs: number;
   /** The longest that one waited for an answer, over a lost connection and its successor too. */
   readonly longestGapMs: number;
+  /** The same of each connection. */
+  readonly longestGapsMs: readonly number[];
   /** Connections lost, or refused, and answers that were wrong. */
   readonly errorCount: number;
   /** The first of them. */
@@ -58,7 +60,7 @@ export class ClosedLoop {
   readonly #latenciesMs: number[] = [];
   readonly #errors: string[] = [];
   #errorCount = 0;
-  #longestGapMs = 0;
+  readonly #longestGapsMs: number[];
   /** Of each connection, since when it has wanted an answer. */
   readonly #waitingSinceMs: (number | undefined)[] = [];
   /** Connections that have had no answer yet. */
@@ -72,6 +74,7 @@ export class ClosedLoop {
   constructor(options: LoopOptions, open: () => Promise<Session>) {
     this.#options = options;
     this.#open = open;
+    this.#longestGapsMs = Array.from({ length: options.connections }, () => 0);
     this.#silent = new Set(Array.from({ length: options.connections }, (_, index) => index));
   }
 
@@ -107,7 +110,8 @@ export class ClosedLoop {
       p50Ms: quantile(latencies, 0.5),
       p99Ms: quantile(latencies, 0.99),
       maxMs: quantile(latencies, 1),
-      longestGapMs: this.#longestGapMs,
+      longestGapMs: Math.max(...this.#longestGapsMs),
+      longestGapsMs: this.#longestGapsMs,
       errorCount: this.#errorCount,
       errors: this.#errors,
     };
@@ -162,7 +166,7 @@ export class ClosedLoop {
 
   #noteGap(index: number, nowMs: number): void {
     const gapMs = nowMs - (this.#waitingSinceMs[index] ?? nowMs);
-    this.#longestGapMs = Math.max(this.#longestGapMs, gapMs);
+    this.#longestGapsMs[index] = Math.max(this.#longestGapsMs[index]!, gapMs);
   }
 }
 

@@ -113,6 +113,9 @@ export class ImageSide implements ReplicaSide {
     return atMs;
   }
 
+  /** A VM that did not run has said nothing yet. */
+  async release(): Promise<void> {}
+
   handOver(): Vm {
     this.#handedOver = true;
     return this.#standby!.vm;

@@ -5,7 +5,7 @@
  */
 
 import type { ReplicaEffect } from "../checkpoint/replica.ts";
-import { LocalProtocolError, messageOf, QemuError } from "../errors.ts";
+import { LocalProtocolError, QemuError } from "../errors.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
 import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
@@ -119,14 +119,14 @@ export class LiveSide implements ReplicaSide {
     const port = this.#port;
     this.#port = undefined;
     try {
-      const atMs = await takeOver(this.#vm!.qmp, () => this.#resumedMs);
-      await this.#packets?.release().catch((error) => {
-        this.#options.report({ event: "notice", atMs: Date.now(), text: messageOf(error) });
-      });
-      return atMs;
+      return await takeOver(this.#vm!.qmp, () => this.#resumedMs);
     } finally {
       port?.close();
     }
+  }
+
+  async release(): Promise<void> {
+    await this.#packets?.release();
   }
 
   handOver(): Vm {

@@ -6,7 +6,8 @@
  *  primary     mirror   netdev -> guest   a copy of each frame to `mirror`       (mode colo)
  *              in       frames from `in` go on to the netdev
  *              out      guest -> netdev   each frame to `out` instead
- *  secondary   in       frames from `in` go on to the guest
+ *  secondary   again    frames from `again` go on to the netdev
+ *              in       frames from `in` go on to the guest
  *              out      guest -> netdev   each frame to `out` instead
  *              rewrite  maps the TCP sequence numbers of the secondary's own connections
  * ```
@@ -25,6 +26,10 @@
 import type { QmpClient } from "../qmp/mod.ts";
 import { UnixSocket } from "./unix_socket.ts";
 
+/** How long QEMU may take to read what is left in a socket, and how often it is asked. */
+const DISCONNECT_TIMEOUT_MS = 1000;
+const DISCONNECT_POLL_MS = 2;
+
 /** A network card to be led through this engine. */
 export interface FilteredNic {
   /** Id of its netdev. */
@@ -34,7 +39,7 @@ export interface FilteredNic {
 }
 
 /** What a chardev is for. */
-type Port = "mirror" | "in" | "out";
+type Port = "mirror" | "in" | "out" | "again";
 
 type FilterName = Port | "rewrite";
 
@@ -55,6 +60,8 @@ export interface PrimarySockets {
 export interface SecondarySockets {
   readonly in: UnixSocket;
   readonly out: UnixSocket;
+  /** What is said again when the VM takes over; the filter is there before, to lose no time then. */
+  readonly again: UnixSocket;
 }
 
 /**
@@ -138,7 +145,13 @@ export async function addSecondaryFilters(
   const sockets = {
     in: await openChardev(monitor, nic, "in", directory),
     out: await openChardev(monitor, nic, "out", directory),
+    again: await openChardev(monitor, nic, "again", directory),
   };
+  await addFilter(monitor, nic, "again", {
+    "qom-type": "filter-redirector",
+    queue: "rx",
+    indev: chardevId(nic, "again"),
+  });
   await addFilter(monitor, nic, "in", {
     "qom-type": "filter-redirector",
     queue: "tx",
@@ -153,26 +166,47 @@ export async function addSecondaryFilters(
   return sockets;
 }
 
-/** Give a secondary's network card its netdev. */
+/** Give a secondary's network card its netdev: what the VM says from now on it says to the world. */
+export async function openSecondaryFilters(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+): Promise<void> {
+  await monitor.execute("object-del", { id: filterId(nic, "out") });
+}
+
+/** Remove what {@linkcode openSecondaryFilters} has left, when the sockets are closed and QEMU has read them. */
 export async function removeSecondaryFilters(
   monitor: FilterMonitor,
   nic: FilteredNic,
 ): Promise<void> {
-  for (const name of ["out", "in"] as const) {
+  for (const name of ["again", "in"] as const) {
+    await whenDisconnected(monitor, chardevId(nic, name));
     await monitor.execute("object-del", { id: filterId(nic, name) });
+  }
+  for (const name of ["out", "again", "in"] as const) {
     await monitor.execute("chardev-remove", { id: chardevId(nic, name) });
   }
 }
 
+/** QEMU notices the end of a connection behind the last byte of it. */
+async function whenDisconnected(monitor: FilterMonitor, id: string): Promise<void> {
+  for (const deadline = performance.now() + DISCONNECT_TIMEOUT_MS; performance.now() < deadline;) {
+    const chardevs = await monitor.execute("query-chardev", {});
+    const chardev = chardevs.find(({ label }) => label === id);
+    if (chardev === undefined || chardev.filename.startsWith("disconnected:")) return;
+    await new Promise((resolve) => setTimeout(resolve, DISCONNECT_POLL_MS));
+  }
+}
+
 /**
- * Remove what an engine that has ended has left of a primary's filters, so that frames are led nowhere.
+ * Remove what an engine that has ended has left of its filters, so that frames are led nowhere.
  * `rewrite`, which a VM that took over has, stays.
  */
 export async function removePrimaryFilters(
   monitor: FilterMonitor,
   nic: FilteredNic,
 ): Promise<void> {
-  const ports = ["out", "mirror", "in"] as const;
+  const ports = ["out", "mirror", "in", "again"] as const;
   const chardevs = new Set((await monitor.execute("query-chardev", {})).map(({ label }) => label));
   for (const port of ports.filter((port) => chardevs.has(chardevId(nic, port)))) {
     // It may be missing: the engine may have ended while it added them.

@@ -61,6 +61,8 @@ export interface ReplicaSide {
   kill(): void;
   /** Let the VM run on its own; returns when QEMU resumed it, in milliseconds since the epoch. */
   takeOver(): Promise<number>;
+  /** The VM has taken over, and the network finds it here: it speaks to the world from now on. */
+  release(): Promise<void>;
   /** The VM has taken over, and is somebody else's to look after from now on. */
   handOver(): Vm;
   /**

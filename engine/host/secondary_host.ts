@@ -343,6 +343,7 @@ export class SecondaryHost {
     if (side.monitor !== undefined) {
       announce(side.monitor).catch((error) => this.#notice(messageOf(error)));
     }
+    await side.release().catch((error) => this.#notice(messageOf(error)));
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});

@@ -5,15 +5,18 @@
  * @module
  */
 
+import { WasmKernels } from "../../wasm/mod.ts";
 import { LinkError, PacketError, WireError } from "../errors.ts";
 import { PACKET_LINK_BYTES_MAX } from "../limits.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { InboundGate } from "../proxy/inbound_gate.ts";
 import { RecordBuffer } from "../proxy/record_buffer.ts";
+import { SaidFrames } from "../proxy/said_frames.ts";
 import {
   addSecondaryFilters,
   type FilteredNic,
   type FilterMonitor,
+  openSecondaryFilters,
   removeSecondaryFilters,
   type SecondarySockets,
 } from "./packet_filters.ts";
@@ -91,8 +94,17 @@ export class SecondaryPackets {
     for (const card of this.#cards) card.loaded(epoch);
   }
 
-  /** The VM has taken over: its network cards get what their netdevs have. */
+  /**
+   * The VM has taken over, and the network finds it here: its network cards get what their netdevs have,
+   * and what it said of late leaves, for the primary that was to let it go is dead.
+   *
+   * @throws {QmpError} when QEMU refuses
+   */
   async release(): Promise<void> {
+    for (const [index, nic] of this.#nics.entries()) {
+      await openSecondaryFilters(this.#monitor, nic);
+      this.#cards[index]!.sayAgain();
+    }
     await this.close();
     for (const nic of this.#nics) await removeSecondaryFilters(this.#monitor, nic);
   }
@@ -126,9 +138,11 @@ class Card {
   readonly #name: string;
   readonly #gate: InboundGate;
   readonly #said: RecordBuffer;
+  readonly #saidOfLate: SaidFrames;
   readonly #poller: SocketPoller;
   readonly #events: CardEvents;
   readonly #in: UnixSocket;
+  readonly #again: UnixSocket;
   #out: UnixSocket;
 
   constructor(
@@ -141,9 +155,11 @@ class Card {
     this.#name = id;
     this.#gate = new InboundGate(prefixBytes);
     this.#said = new RecordBuffer(`the secondary's ${id}`, prefixBytes);
+    this.#saidOfLate = new SaidFrames(WasmKernels.create(), vnetHeader);
     this.#poller = poller;
     this.#events = events;
     this.#in = sockets.in;
+    this.#again = sockets.again;
     poller.watch(this.#in, { readable() {}, writable: () => this.#flush(), closed() {} });
     this.#out = this.#watch(sockets.out);
   }
@@ -156,6 +172,7 @@ class Card {
   stopped(): void {
     this.#gate.stopped();
     this.#read();
+    this.#saidOfLate.forget();
   }
 
   loaded(epoch: number): void {
@@ -163,9 +180,14 @@ class Card {
     this.#flush();
   }
 
+  /** All that the VM said of late and that is worth it goes to the world, as far as QEMU takes it now. */
+  sayAgain(): void {
+    this.#read();
+    this.#again.send(this.#saidOfLate.take(performance.now()));
+  }
+
   close(): void {
-    this.#in.close();
-    this.#out.close();
+    for (const socket of [this.#in, this.#out, this.#again]) socket.close();
   }
 
   /** Write what the VM may receive; a VM that does not take it is not waited for. */
@@ -189,7 +211,9 @@ class Card {
         if (count === CLOSED) return this.#poller.unwatch(socket);
         this.#said.filled(count);
         const records = this.#said.take();
-        if (records.length > 0) this.#events.heard(records);
+        if (records.length === 0) continue;
+        this.#saidOfLate.add(records, performance.now());
+        this.#events.heard(records);
       }
     } catch (error) {
       if (!(error instanceof PacketError)) throw error;
