@@ -3,10 +3,10 @@
  * checkpoint after another.
  *
  * ```text
- *   accept(), initial stream            request          reply()           whole
- *  initial ----------------> idle -------------> asked ---------> sending ------> whole
- *                             ^                                                     |
- *                             +-------------------- acknowledge() ------------------+
+ *   accept(), initial stream         request         reply()         the guest stops     whole
+ *  initial ----------------> idle ----------> asked -------> replied -----------> sending ----> whole
+ *                             ^                                                                   |
+ *                             +--------------------------- acknowledge() -------------------------+
  * ```
  *
  * A whole checkpoint stays in the staging area, apart from the mirror, until its owner decides what
@@ -22,7 +22,7 @@
 
 import type { KernelSet } from "../../wasm/mod.ts";
 import { StateError, StreamError } from "../errors.ts";
-import type { PlacedBlock } from "../stream/format.ts";
+import type { ColoMessage, PlacedBlock } from "../stream/format.ts";
 import { StreamReader } from "../stream/reader.ts";
 import type { StreamEvent } from "../stream/reader.ts";
 import { shut } from "../stream/return_path.ts";
@@ -42,7 +42,7 @@ export type CaptureEvent =
   | { readonly type: "whole"; readonly epoch: number; readonly pages: number };
 
 /** How far a capture is. */
-export type CaptureState = "initial" | "idle" | "asked" | "sending" | "whole";
+export type CaptureState = "initial" | "idle" | "asked" | "replied" | "sending" | "whole";
 
 /** Sizes of a capture. */
 export interface CaptureOptions extends MirrorOptions {
@@ -106,7 +106,7 @@ export class Capture {
 
   /** True when the mirror and the device state are one checkpoint, and no other is arriving. */
   get consistent(): boolean {
-    return this.#state !== "initial" && this.#state !== "sending" && this.#early === 0 &&
+    return !["initial", "replied", "sending"].includes(this.#state) && this.#early === 0 &&
       !this.#absorbing && this.#deviceState.length > 0;
   }
 
@@ -186,8 +186,7 @@ export class Capture {
           this.reader.offset,
         );
       case "colo": {
-        const due = event.message === "checkpoint-request" ? "idle" : "sending";
-        if (this.#state !== due) {
+        if (this.#state !== dueState(event.message)) {
           throw new StreamError(
             `Cannot take a checkpoint: QEMU said ${event.message} while it was ${this.#state}`,
             event.offset,
@@ -197,6 +196,7 @@ export class Capture {
           this.#state = "asked";
           events.push({ type: "request" });
         } else if (event.message === "vmstate-send") {
+          this.#state = "sending";
           events.push({ type: "stopped", epoch: this.#epoch + 1 });
         }
         break;
@@ -227,7 +227,7 @@ export class Capture {
   reply(): Uint8Array<ArrayBuffer> {
     this.#require("asked");
     if (this.#staged) throw new StateError("Cannot begin a checkpoint", "staged", "taken");
-    this.#state = "sending";
+    this.#state = "replied";
     return coloMessage("checkpoint-reply");
   }
 
@@ -301,4 +301,10 @@ export class Capture {
       throw new StateError("Cannot go on with the checkpoint", this.#state, state);
     }
   }
+}
+
+/** The state in which QEMU may say something. */
+function dueState(message: ColoMessage): CaptureState {
+  if (message === "checkpoint-request") return "idle";
+  return message === "vmstate-send" ? "replied" : "sending";
 }

@@ -25,6 +25,10 @@ const POLL_MS = 1;
 export class LeasePause {
   readonly #vm: PausableVm;
   #isPaused = false;
+  /** It has been told to stop, by us. */
+  #isStopped = false;
+  /** What has to be done for it, one after another. */
+  #last: Promise<void> = Promise.resolve();
 
   constructor(vm: PausableVm) {
     this.#vm = vm;
@@ -34,30 +38,46 @@ export class LeasePause {
     if (this.#vm.isExempt() || this.#isPaused) return;
     this.#isPaused = true;
     this.#vm.notice("the arbiter cannot be reached: the VM is paused until it can");
-    this.#stop().catch((error) => this.#vm.notice(messageOf(error)));
+    this.#follow();
   }
 
   /** Another QEMU runs the VM now. */
   reapply(): void {
-    if (this.#isPaused) this.#stop().catch((error) => this.#vm.notice(messageOf(error)));
+    this.#isStopped = false;
+    if (this.#isPaused) this.#follow();
   }
 
   resume(): void {
     if (!this.#isPaused) return;
     this.#isPaused = false;
     this.#vm.notice("the arbiter can be reached again: the VM runs on");
-    this.#run().catch((error) => this.#vm.notice(messageOf(error)));
+    this.#follow();
+  }
+
+  #follow(): void {
+    this.#last = this.#last.then(() => this.#isPaused ? this.#stop() : this.#run())
+      .catch((error) => this.#vm.notice(messageOf(error)));
   }
 
   async #stop(): Promise<void> {
     this.#vm.hold(true);
     // At the end of a checkpoint QEMU would let it run again.
-    while (!this.#vm.isSettled()) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    if (this.#isPaused) await this.#vm.monitor()?.execute("stop");
+    while (this.#isPaused && !this.#vm.isSettled()) {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+    if (!this.#isPaused) return;
+    this.#isStopped = true;
+    await this.#vm.monitor()?.execute("stop");
   }
 
   async #run(): Promise<void> {
-    await this.#vm.monitor()?.execute("cont");
-    this.#vm.hold(false);
+    const wasStopped = this.#isStopped;
+    this.#isStopped = false;
+    try {
+      // One that stands still for a checkpoint must not run before that is written; QEMU refuses it.
+      if (wasStopped) await this.#vm.monitor()?.execute("cont");
+    } finally {
+      if (!this.#isPaused) this.#vm.hold(false);
+    }
   }
 }

@@ -74,9 +74,9 @@ export class PrimaryCapture {
     return this.#stoppedEpoch;
   }
 
-  /** QEMU may be writing a checkpoint, and busy with that. */
+  /** QEMU is writing a checkpoint, and busy with that. */
   get isMidCheckpoint(): boolean {
-    return !["initial", "idle", "asked"].includes(this.#capture?.state ?? "idle");
+    return ["sending", "whole"].includes(this.#capture?.state ?? "idle");
   }
 
   /** Fulfilled when the VM that was followed last is not followed any more. */
@@ -140,21 +140,25 @@ export class PrimaryCapture {
       if (!primary.runs(vm)) return;
       await primary.cutLink();
       primary.step({ type: "capture-lost", reason });
+      let complaint: string | undefined = "";
       do {
         await new Promise((resolve) => setTimeout(resolve, RECAPTURE_MS));
-      } while (primary.runs(vm) && !await this.#beginAnew(vm));
+        const last = complaint;
+        complaint = primary.runs(vm) ? await this.#beginAnew(vm) : undefined;
+        const isNews = complaint !== undefined && complaint !== last;
+        if (isNews && primary.runs(vm)) primary.notice(`${complaint}; trying again`);
+      } while (complaint !== undefined);
     }
   }
 
-  /** @returns Whether QEMU has begun to send its memory again */
-  async #beginAnew(vm: Vm): Promise<boolean> {
+  /** @returns Why QEMU has not begun to send its memory again, if it has not */
+  async #beginAnew(vm: Vm): Promise<string | undefined> {
     try {
       await releasePrimary(vm.qmp);
       await this.begin(vm);
-      return true;
+      return undefined;
     } catch (error) {
-      if (this.#primary.runs(vm)) this.#primary.notice(`${messageOf(error)}; trying again`);
-      return false;
+      return messageOf(error);
     }
   }
 

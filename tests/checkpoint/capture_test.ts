@@ -93,6 +93,15 @@ Deno.test("Capture keeps device state and memory of the same checkpoint, taken i
   assertEquals(capture.consistent, true);
 });
 
+Deno.test("Capture tells a primary that has been let begin from one that stands still", () => {
+  const capture = running();
+  feed(capture, REQUEST);
+  capture.reply();
+  assertEquals(capture.state, "replied");
+  feed(capture, SEND);
+  assertEquals([capture.state, capture.consistent], ["sending", false]);
+});
+
 Deno.test("Capture refuses to go on out of turn, and stays as it was", () => {
   const capture = newCapture();
   for (const step of ["ready", "reply", "acknowledge"] as const) {

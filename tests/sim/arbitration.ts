@@ -213,6 +213,7 @@ const POLL_MS = 1;
 /** Pauses one VM, and lets it run on. */
 export class LeasePause {
   #isPaused = false;
+  #isStopped = false;
 
   constructor(readonly vm: PausableVm) {}
 
@@ -225,13 +226,16 @@ export class LeasePause {
   resume(): void {
     if (!this.#isPaused) return;
     this.#isPaused = false;
-    this.vm.pauseVm(false);
+    if (this.#isStopped) this.vm.pauseVm(false);
+    this.#isStopped = false;
     this.vm.hold(false);
   }
 
   *#stop(): Task<void> {
     this.vm.hold(true);
-    while (!this.vm.isSettled()) yield* sleep(this.vm.actor, POLL_MS);
-    if (this.#isPaused) this.vm.pauseVm(true);
+    while (this.#isPaused && !this.vm.isSettled()) yield* sleep(this.vm.actor, POLL_MS);
+    if (!this.#isPaused) return;
+    this.#isStopped = true;
+    this.vm.pauseVm(true);
   }
 }

@@ -1,0 +1,64 @@
+import { assertEquals } from "@std/assert/mod.js";
+import { LeasePause } from "../../engine/host/lease_pause.ts";
+import type { FilterMonitor } from "../../engine/host/packet_filters.ts";
+
+/** A VM whose checkpoint is under way until it is settled. */
+class FakeVm {
+  readonly said: string[] = [];
+  isUnderWay = false;
+  isHeld = false;
+  readonly pause = new LeasePause({
+    monitor: () => this.#monitor as FilterMonitor,
+    hold: (on) => this.isHeld = on,
+    isSettled: () => !this.isUnderWay,
+    isExempt: () => false,
+    notice: () => {},
+  });
+  readonly #monitor = {
+    execute: async (command: string) => {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      this.said.push(command);
+      return {};
+    },
+  };
+}
+
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+Deno.test("LeasePause lets run what it has stopped, and nothing else", async () => {
+  const vm = new FakeVm();
+  vm.isUnderWay = true;
+  vm.pause.pause();
+  await sleep(10);
+  assertEquals([vm.said, vm.isHeld], [[], true]);
+  // QEMU writes its checkpoint with the guest stopped: let run now, it would tear it.
+  vm.pause.resume();
+  await sleep(10);
+  vm.isUnderWay = false;
+  await sleep(10);
+  assertEquals([vm.said, vm.isHeld], [[], false]);
+  vm.pause.pause();
+  await sleep(10);
+  assertEquals([vm.said, vm.isHeld], [["stop"], true]);
+  vm.pause.resume();
+  await sleep(10);
+  assertEquals([vm.said, vm.isHeld], [["stop", "cont"], false]);
+});
+
+Deno.test("LeasePause ends as it was told last, however soon that comes", async () => {
+  const vm = new FakeVm();
+  for (let turn = 0; turn < 5; turn++) {
+    vm.pause.pause();
+    vm.pause.resume();
+  }
+  vm.pause.pause();
+  await sleep(30);
+  assertEquals([vm.said.at(-1), vm.isHeld], ["stop", true]);
+  for (let turn = 0; turn < 5; turn++) {
+    vm.pause.resume();
+    vm.pause.pause();
+  }
+  vm.pause.resume();
+  await sleep(30);
+  assertEquals([vm.said.at(-1), vm.isHeld], ["cont", false]);
+});
