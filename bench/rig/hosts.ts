@@ -1,5 +1,5 @@
 /**
- * Two hosts and a client on one switch, each a network namespace of its own. No traffic leaves them.
+ * Two hosts, a third where it is wanted, and a client on one switch, each a network namespace of its own. No traffic leaves them.
  *
  * ```text
  *    host A                 host B               client
@@ -39,7 +39,7 @@ export interface Host extends NetworkSide {
   readonly address6: string;
 }
 
-type Role = "host-a" | "host-b" | "client" | "switch";
+type Role = "host-a" | "host-b" | "host-c" | "client" | "switch";
 
 const UPLINK = "uplink";
 const SWITCH = "switch";
@@ -63,10 +63,14 @@ const PLAIN_BRIDGE = [
 export class Hosts {
   readonly a: Host;
   readonly b: Host;
+  /** Absent unless it is asked for. */
+  readonly c: Host | undefined;
   readonly client: Host;
+  /** What joins them; it has an interface for each, named after its role. */
+  readonly switch: Pick<Host, "prefix">;
   readonly #namespaces: Namespaces<Role>;
 
-  private constructor(namespaces: Namespaces<Role>) {
+  private constructor(namespaces: Namespaces<Role>, third: boolean) {
     const host = (role: Role, number: number): Host => ({
       role,
       address: `10.213.78.${number}`,
@@ -76,6 +80,8 @@ export class Hosts {
     this.a = host("host-a", 1);
     this.b = host("host-b", 2);
     this.client = host("client", 3);
+    this.c = third ? host("host-c", 4) : undefined;
+    this.switch = { prefix: namespaces.prefix("switch") };
     this.#namespaces = namespaces;
   }
 
@@ -94,10 +100,14 @@ export class Hosts {
     }
   }
 
-  /** @throws {ColoError} when the kernel refuses; nothing is left behind */
-  static async create(): Promise<Hosts> {
-    const namespaces = await Namespaces.create<Role>(["switch", "host-a", "host-b", "client"]);
-    const hosts = new Hosts(namespaces);
+  /**
+   * @param third Whether there is to be a third host
+   * @throws {ColoError} when the kernel refuses; nothing is left behind
+   */
+  static async create(third = false): Promise<Hosts> {
+    const roles: readonly Role[] = ["switch", "host-a", "host-b", "client"];
+    const namespaces = await Namespaces.create<Role>(third ? [...roles, "host-c"] : roles);
+    const hosts = new Hosts(namespaces, third);
     await namespaces.build(() => hosts.#build());
     return hosts;
   }
@@ -106,16 +116,17 @@ export class Hosts {
     const ip = this.#namespaces.ip.bind(this.#namespaces);
     await ip("switch", "link", "add", SWITCH, ...PLAIN_BRIDGE);
     await ip("switch", "link", "set", SWITCH, "up", "addrgenmode", "none");
-    for (const { role } of [this.a, this.b, this.client]) await this.#trustAddresses(role);
-    for (const { role } of [this.a, this.b, this.client]) {
+    const hosts = [this.a, this.b, ...this.c === undefined ? [] : [this.c]];
+    for (const { role } of [...hosts, this.client]) await this.#trustAddresses(role);
+    for (const { role } of [...hosts, this.client]) {
       const peer = ["peer", "name", UPLINK, "netns", this.#namespaces.name(role)];
       await ip("switch", "link", "add", role, "type", "veth", ...peer);
       await ip("switch", "link", "set", role, "master", SWITCH, "up", "addrgenmode", "none");
     }
-    for (const host of [this.a, this.b]) await this.#buildHost(host);
+    for (const host of hosts) await this.#buildHost(host);
     await this.#address(this.client, UPLINK);
     await this.#ready(this.client, UPLINK);
-    for (const host of [this.a, this.b]) await this.#ready(host, BRIDGE);
+    for (const host of hosts) await this.#ready(host, BRIDGE);
   }
 
   /** The kernel believes in a cable that was put in after up to a second; IPv6 waits for that. */
@@ -136,7 +147,7 @@ export class Hosts {
   async #buildHost(host: Host): Promise<void> {
     const ip = (...args: readonly string[]) => this.#namespaces.ip(host.role, ...args);
     // A bridge without an address of its own takes one of its ports', another when a tap comes in.
-    const mac = host === this.a ? "02:c0:10:00:00:01" : "02:c0:10:00:00:02";
+    const mac = `02:c0:10:00:00:0${host.address.at(-1)}`;
     await ip("link", "add", BRIDGE, "address", mac, ...PLAIN_BRIDGE);
     await ip("link", "set", UPLINK, "master", BRIDGE, "up", "addrgenmode", "none");
     await this.#address(host, BRIDGE);

@@ -46,22 +46,44 @@ interface PendingHold {
   readonly released: Promise<void>;
 }
 
-/** Relays the connections of one pair on loopback. */
+/** A port of loopback, or the path of a unix socket, which processes in any network can reach. */
+export type RelayEnd = { readonly port: number } | { readonly path: string };
+
+/** Relays the connections of one pair. */
 export class LinkRelay {
   /** Called with each frame of the primary's before it goes on. */
   onFrame: (frame: PassingFrame) => void = () => {};
-  /** Where the primary is to connect to. */
+  /** Where the primary is to connect to, if that is a port. */
   readonly port: number;
-  readonly #listener: Deno.TcpListener;
+  readonly #listener: Deno.TcpListener | Deno.UnixListener;
   readonly #sockets: Deno.Conn[] = [];
   #connections = 0;
   #hold: PendingHold | undefined;
+  /** Settled while the cable is in. */
+  #cable = Promise.withResolvers<void>();
 
-  /** @param standbyPort Where the standby listens */
-  constructor(standbyPort: number) {
-    this.#listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    this.port = this.#listener.addr.port;
-    this.#accept(standbyPort).catch(() => {});
+  /**
+   * @param standby Where the standby listens
+   * @param at Where the primary connects to
+   */
+  constructor(standby: RelayEnd, at: RelayEnd = { port: 0 }) {
+    this.#listener = "port" in at
+      ? Deno.listen({ hostname: "127.0.0.1", port: at.port })
+      : Deno.listen({ transport: "unix", path: at.path });
+    const { addr } = this.#listener;
+    this.port = addr.transport === "tcp" ? addr.port : 0;
+    this.#cable.resolve();
+    this.#accept(standby).catch(() => {});
+  }
+
+  /** Nothing passes any more, either way, and nobody is told: as where a cable is pulled out. */
+  cut(): void {
+    this.#cable = Promise.withResolvers();
+  }
+
+  /** What was kept back passes, and all that comes. */
+  heal(): void {
+    this.#cable.resolve();
   }
 
   /**
@@ -81,13 +103,16 @@ export class LinkRelay {
     for (const socket of this.#sockets) closeQuietly(socket);
   }
 
-  async #accept(standbyPort: number): Promise<void> {
+  async #accept(end: RelayEnd): Promise<void> {
     for await (const primary of this.#listener) {
       this.#sockets.push(primary);
+      await this.#cable.promise;
       try {
-        const standby = await Deno.connect({ hostname: "127.0.0.1", port: standbyPort });
+        const standby = await connect(end);
         this.#sockets.push(standby);
-        for (const socket of [primary, standby]) socket.setNoDelay();
+        for (const socket of [primary, standby]) {
+          if ("setNoDelay" in socket) socket.setNoDelay();
+        }
         this.#relay(primary, standby, this.#connections++);
       } catch {
         // No standby listens yet: the primary finds its connection closed, and comes again.
@@ -109,12 +134,27 @@ export class LinkRelay {
     };
     // Where one side ends, so does the other: a primary that is gone must be seen to be gone.
     await Promise.allSettled([
-      forward().finally(() => closeQuietly(standby)),
-      copy(standby, primary).finally(() => closeQuietly(primary)),
+      forward().finally(() => this.#end(standby)),
+      this.#back(standby, primary).finally(() => this.#end(primary)),
     ]);
   }
 
+  /** The end of a connection is told over the cable as well. */
+  async #end(socket: Deno.Conn): Promise<void> {
+    await this.#cable.promise;
+    closeQuietly(socket);
+  }
+
+  async #back(standby: Deno.Conn, primary: Deno.Conn): Promise<void> {
+    const buffer = new Uint8Array(READ_BYTES);
+    for (let count; (count = await standby.read(buffer)) !== null;) {
+      await this.#cable.promise;
+      await writeAll(primary, buffer.subarray(0, count));
+    }
+  }
+
   async #pass(frame: PassingFrame, standby: Deno.Conn): Promise<void> {
+    await this.#cable.promise;
     this.onFrame(frame);
     let passed = 0;
     if (this.#hold?.matches(frame)) {
@@ -164,11 +204,10 @@ function view(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
-async function copy(from: Deno.Conn, to: Deno.Conn): Promise<void> {
-  const buffer = new Uint8Array(READ_BYTES);
-  for (let count; (count = await from.read(buffer)) !== null;) {
-    await writeAll(to, buffer.subarray(0, count));
-  }
+function connect(end: RelayEnd): Promise<Deno.TcpConn | Deno.UnixConn> {
+  return "port" in end
+    ? Deno.connect({ hostname: "127.0.0.1", port: end.port })
+    : Deno.connect({ transport: "unix", path: end.path });
 }
 
 function closeQuietly(socket: Deno.Conn): void {

@@ -16,6 +16,9 @@ import type { ReplicationMode } from "../../engine/config/mod.ts";
 import { type DemoGuest, prepareDemoGuest } from "../../engine/vm/mod.ts";
 import { processesOf } from "./_pair.ts";
 
+/** Where a host began; the third one stands by when it is told to. */
+export type Side = "primary" | "standby" | "third";
+
 /** How a pair is to be. */
 export interface NetworkPairOptions {
   readonly mode?: ReplicationMode;
@@ -27,6 +30,12 @@ export interface NetworkPairOptions {
   readonly append?: string;
   /** Whether each host can stand by for the other. */
   readonly bothWays?: boolean;
+  /** Whether there is a third host, and none knows the others but by the registry. */
+  readonly third?: boolean;
+  /** More lines of `[vm]`, of one side. */
+  readonly vm?: (side: Side) => readonly string[];
+  /** Where `listener` is reached by `by`, if not over the network. */
+  readonly address?: (listener: Side, by: Side) => string;
   /** Called when there are hosts, before engines run on them. */
   readonly prepare?: (hosts: Hosts) => Promise<void>;
 }
@@ -39,9 +48,10 @@ export class NetworkPair implements AsyncDisposable {
   readonly directory: string;
   primary: EngineProcess;
   standby: EngineProcess;
+  third: EngineProcess | undefined;
   /** Every engine that was started: what they have left must be ended. */
   readonly #engines: EngineProcess[] = [];
-  readonly #host: (side: "primary" | "standby") => Host;
+  readonly #host: (side: Side) => Host;
 
   private constructor(
     readonly hosts: Hosts,
@@ -51,9 +61,13 @@ export class NetworkPair implements AsyncDisposable {
   ) {
     this.directory = directory;
     const { mode = "colo", replication = [], nic = [], rest = [], append = "" } = options;
-    const { bothWays = false } = options;
-    this.#host = (side) => side === "primary" ? hosts.a : hosts.b;
-    for (const side of ["standby", "primary"] as const) {
+    const { bothWays = false, third = false } = options;
+    this.#host = (side) => ({ primary: hosts.a, standby: hosts.b, third: hosts.c! })[side];
+    const address = options.address ?? ((listener) => `${this.#host(listener).address}:7700`);
+    for (const side of ["standby", "primary", ...third ? ["third"] as const : []] as const) {
+      const other = side === "primary" ? "standby" : "primary";
+      const peer = `peer = "${address(other, side)}"`;
+      const listen = `listen = "${address(side, side)}"`;
       const path = `${directory}/${side}.toml`;
       Deno.writeTextFileSync(
         path,
@@ -65,6 +79,7 @@ export class NetworkPair implements AsyncDisposable {
           `initrd = ${JSON.stringify(guest.initrdPath)}`,
           `append = ${JSON.stringify(`${guest.append} ${GUEST.parameters} ${append}`)}`,
           `console = "${side}-console.log"`,
+          ...(options.vm?.(side) ?? []),
           "[[vm.nics]]",
           `mac = "${GUEST.mac}"`,
           `netdev = "${GUEST.netdev}"`,
@@ -73,10 +88,7 @@ export class NetworkPair implements AsyncDisposable {
           "[replication]",
           `mode = "${mode}"`,
           'encryption = "none"',
-          `${side === "primary" ? "peer" : "listen"} = "${hosts.b.address}:7700"`,
-          ...(bothWays
-            ? [`${side === "primary" ? "listen" : "peer"} = "${hosts.a.address}:7700"`]
-            : []),
+          ...(third ? [listen] : bothWays ? [peer, listen] : [side === "primary" ? peer : listen]),
           ...replication,
           "[control]",
           `socket = "${side}.sock"`,
@@ -89,12 +101,17 @@ export class NetworkPair implements AsyncDisposable {
   }
 
   /** Have the host on which this side began stand by. */
-  standBy(side: "primary" | "standby"): void {
+  standBy(side: Side): void {
     this[side] = this.#start(side, "standby");
   }
 
+  /** Have the host on which this side began run the VM. */
+  run(side: Side): void {
+    this[side] = this.#start(side, "run");
+  }
+
   #start(
-    side: "primary" | "standby",
+    side: Side,
     command = side === "primary" ? "run" : "standby",
   ): EngineProcess {
     const { directory } = this;
@@ -119,17 +136,17 @@ export class NetworkPair implements AsyncDisposable {
   }
 
   /** Process id of the QEMU that a side runs now. */
-  qemuPid(side: "primary" | "standby"): number {
-    const started = this[side].reports.findLast((report) =>
+  qemuPid(side: Side): number {
+    const started = this[side]?.reports.findLast((report) =>
       report.event === "qemu-started" || report.event === "qemu-adopted"
     );
     if (started === undefined) throw new Error(`the ${side} has no QEMU`);
     return started.pid;
   }
 
-  /** What the primary's engine says of itself. */
-  async status(): Promise<StatusOverControl> {
-    const client = await QmpClient.connect(`${this.directory}/primary.sock`);
+  /** What an engine that runs the VM says of itself. */
+  async status(side: Side = "primary"): Promise<StatusOverControl> {
+    const client = await QmpClient.connect(`${this.directory}/${side}.sock`);
     try {
       return await client.executeRaw("query-colo-status") as StatusOverControl;
     } finally {
@@ -140,7 +157,7 @@ export class NetworkPair implements AsyncDisposable {
   /** Start both. */
   static async start(options: NetworkPairOptions = {}): Promise<NetworkPair> {
     const guest = await prepareDemoGuest();
-    const hosts = await Hosts.create();
+    const hosts = await Hosts.create(options.third);
     try {
       await options.prepare?.(hosts);
     } catch (error) {

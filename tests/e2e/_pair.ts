@@ -72,6 +72,15 @@ export function memoryOf(pid: number): { readonly rssMiB: number; readonly peakM
   return { rssMiB: mib("VmRSS"), peakMiB: mib("VmHWM") };
 }
 
+/** Whether a process has not ended, nor been killed. */
+export function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+  } catch {
+    return false;
+  }
+}
+
 /** Processes whose command line names this directory. */
 export function processesOf(directory: string): string[] {
   const found: string[] = [];
@@ -121,7 +130,7 @@ export async function withRelayedPair<T>(
     const config = options.configure?.(given, side) ?? given;
     const { replication } = config;
     if (replication.peer?.transport !== "tcp") return config;
-    relay = new LinkRelay(replication.peer.port);
+    relay = new LinkRelay({ port: replication.peer.port });
     return {
       ...config,
       replication: { ...replication, peer: { ...replication.peer, port: relay.port } },

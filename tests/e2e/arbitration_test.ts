@@ -1,103 +1,26 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
-import { GUEST, Hosts } from "../../bench/rig/hosts.ts";
-import type { EngineProcess } from "../../cli/demo/engine_process.ts";
-import { EtcdMember, etcdOfBookworm } from "./_etcd.ts";
-import { NetworkPair } from "./_network_pair.ts";
-import { sleep } from "./_pair.ts";
-
-const TIMEOUT_MS = 500;
+import { GUEST } from "../../bench/rig/hosts.ts";
+import { ArbitratedPair, phase, TIMEOUT_MS, whyNoArbitratedPair } from "./_arbitrated_pair.ts";
+import { isAlive, sleep } from "./_pair.ts";
 
 /** Until everything has settled that is to settle by itself. */
 const SETTLE_MS = 20_000;
 
-const ETCD_PORT = 2379;
-const READY_MS = 30_000;
-
 const LOOP = { connections: 4, durationMs: 60_000, intervalMs: 2 };
 
-const command = await etcdOfBookworm().catch((error) => `${error}`);
-const whyNot = typeof command === "string" ? command : await Hosts.whyNot();
+const whyNot = await whyNoArbitratedPair();
 if (whyNot !== undefined && Deno.env.get("CI")) throw new Error(`CI needs etcd: ${whyNot}`);
 if (whyNot !== undefined) console.log(`tests with an arbiter are skipped: ${whyNot}`);
 
-/** A protected guest on two hosts, and an etcd that both reach over the network. */
-class World implements AsyncDisposable {
-  private constructor(
-    readonly pair: NetworkPair,
-    readonly etcd: EtcdMember,
-    readonly directory: string,
-  ) {}
-
-  static async start(): Promise<World> {
-    const directory = await Deno.makeTempDir({ prefix: "colo-etcd-" });
-    let etcd: EtcdMember | undefined;
-    const pair = await NetworkPair.start({
-      rest: [
-        "[failover]",
-        'arbiter = "etcd"',
-        `endpoints = ["http://10.213.78.3:${ETCD_PORT}"]`,
-        `timeout = ${TIMEOUT_MS}`,
-        "lease = 3000",
-      ],
-      prepare: async (hosts) => {
-        const url = `http://${hosts.client.address}:${ETCD_PORT}`;
-        const own = [...hosts.client.prefix, ...command as readonly string[]];
-        etcd = new EtcdMember(own, "m1", url);
-        startEtcd(etcd, directory);
-        const ask = `await fetch("${url}/health").then((answer) => answer.text())`;
-        for (const deadline = performance.now() + READY_MS;;) {
-          const answers = await hosts.run(hosts.client, Deno.execPath(), "eval", ask)
-            .then(() => true, () => false);
-          if (answers) return;
-          assert(performance.now() < deadline, "etcd does not answer");
-          await sleep(200);
-        }
-      },
-    });
-    await pair.protected();
-    return new World(pair, etcd!, directory);
-  }
-
-  restartEtcd(): void {
-    startEtcd(this.etcd, this.directory);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.pair[Symbol.asyncDispose]();
-    await this.etcd.kill();
-    await Deno.remove(this.directory, { recursive: true });
-  }
-}
-
-function startEtcd(etcd: EtcdMember, directory: string): void {
-  const peer = "http://127.0.0.1:2380";
-  etcd.start(directory, peer, `m1=${peer}`);
-}
-
-function test(name: string, fn: (world: World) => Promise<void>): void {
+function test(name: string, fn: (world: ArbitratedPair) => Promise<void>): void {
   Deno.test({
     name,
     ignore: whyNot !== undefined,
     fn: async () => {
-      await using world = await World.start();
+      await using world = await ArbitratedPair.start();
       await fn(world);
     },
   });
-}
-
-function phase(engine: EngineProcess): string | undefined {
-  const said = engine.reports.findLast((report) =>
-    report.event === "primary" || report.event === "secondary"
-  );
-  return said !== undefined && "phase" in said ? said.phase : undefined;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
-  } catch {
-    return false;
-  }
 }
 
 test("a host that is lost altogether is taken over from within the heartbeat's timeout", async ({ pair }) => {

@@ -4,7 +4,7 @@ import type { EtcdClient } from "../../engine/failover/etcd.ts";
 import { EtcdArbiter } from "../../engine/failover/etcd_arbiter.ts";
 import { EtcdStandbys, type Standby } from "../../engine/failover/etcd_standbys.ts";
 import { Lease } from "../../engine/failover/lease.ts";
-import { EtcdCluster, etcdOfBookworm } from "./_etcd.ts";
+import { EtcdCluster, etcdOfBookworm } from "../../bench/rig/etcd.ts";
 import { sleep } from "./_pair.ts";
 
 const RACES = 200;
