@@ -17,7 +17,7 @@ export interface WatchedPrimary {
   readonly log: CheckpointLog;
   /** A secondary can take over. */
   isProtected(): boolean;
-  /** QEMU may be writing a checkpoint, and busy with that. */
+  /** QEMU is writing a checkpoint, and busy with that. */
   isMidCheckpoint(): boolean;
   step(event: PrimaryEvent): void;
   exited(end: PrimaryVmEnd): void;
@@ -26,7 +26,7 @@ export interface WatchedPrimary {
 
 /** How a QEMU has ended. */
 export interface PrimaryVmEnd {
-  /** The guest was shut down. */
+  /** The guest was shut down, or has panicked. */
   readonly ordered: boolean;
   /** The signal, or the exit code. */
   readonly how: string;
@@ -36,12 +36,19 @@ export interface PrimaryVmEnd {
 export function watchPrimary(vm: Vm, primary: WatchedPrimary): void {
   const { log } = primary;
   let isShutDown = false;
+  let hasPanicked = false;
   vm.qmp.on("STOP", (event) => log.stopped(eventTimeMs(event)));
   vm.qmp.on("RESUME", (event) => {
     const pauseMs = log.resumed(eventTimeMs(event));
     if (pauseMs !== undefined) primary.step({ type: "paused", pauseMs });
   });
   vm.qmp.on("SHUTDOWN", () => isShutDown = true);
+  vm.qmp.on("GUEST_PANICKED", ({ data }) => {
+    if (data.action === "run") return;
+    hasPanicked = true;
+    // Taken over it would panic again; and a QEMU that has stopped for it dies of another checkpoint.
+    primary.step({ type: "guest-ended", reason: "the guest has panicked" });
+  });
   // A secondary that can take over is told before the system has cleared away what was killed.
   watchForDeath(vm, () => primary.isProtected() && !isShutDown, (signal) => {
     primary.step({ type: "qemu-lost", reason: `the primary QEMU ended by ${signal}` });
@@ -56,7 +63,7 @@ export function watchPrimary(vm: Vm, primary: WatchedPrimary): void {
   });
   vm.process.exited.then(({ code, signal }) => {
     primary.exited({
-      ordered: isShutDown && code === 0,
+      ordered: hasPanicked || (isShutDown && code === 0),
       how: signal === null ? `exit code ${code}` : signal,
     });
   });

@@ -1,85 +1,13 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
-import { EngineProcess } from "../../cli/demo/engine_process.ts";
-import { freePort } from "../../cli/demo/session.ts";
-import type { Report } from "../../engine/host/mod.ts";
-import { QmpClient } from "../../engine/qmp/mod.ts";
 import { formatInspection, StreamInspector } from "../../engine/stream/inspect.ts";
-import { prepareDemoGuest } from "../../engine/vm/mod.ts";
+import { Commands } from "./_commands.ts";
 import { processesOf, sleep } from "./_pair.ts";
 
-type Side = "primary" | "standby";
-const COMMANDS = { primary: "run", standby: "standby" } as const;
 const WAIT_MS = 30_000;
-
-/** `colo run` and `colo standby` around a guest, each QEMU with a second monitor for the test. */
-class Commands implements AsyncDisposable {
-  readonly directory = Deno.makeTempDirSync({ prefix: "colo-test-" });
-  readonly #processes = new Map<Side, EngineProcess>();
-
-  async start(replication: readonly string[], runOptions: readonly string[] = []): Promise<void> {
-    const guest = await prepareDemoGuest();
-    const port = freePort();
-    for (const side of ["standby", "primary"] as const) {
-      const path = `${this.directory}/${side}.toml`;
-      await Deno.writeTextFile(
-        path,
-        [
-          "[vm]",
-          'name = "tested"',
-          "memory = 128",
-          `kernel = ${JSON.stringify(guest.kernelPath)}`,
-          `initrd = ${JSON.stringify(guest.initrdPath)}`,
-          `append = ${JSON.stringify(guest.append)}`,
-          `console = "${side}-console.log"`,
-          `extraArgs = ["-qmp", "unix:${this.#monitor(side)},server=on,wait=off"]`,
-          "[replication]",
-          side === "primary" ? `peer = "127.0.0.1:${port}"` : `listen = "127.0.0.1:${port}"`,
-          ...replication,
-        ].join("\n"),
-      );
-      const options = side === "primary" ? runOptions : [];
-      this.#processes.set(side, new EngineProcess([COMMANDS[side], path, ...options]));
-    }
-  }
-
-  side(side: Side): EngineProcess {
-    return this.#processes.get(side)!;
-  }
-
-  qemuPid(side: Side): number {
-    const started = this.side(side).reports.findLast((report) => report.event === "qemu-started");
-    assert(started !== undefined);
-    return started.pid;
-  }
-
-  /** Wait for a phase that is reported behind the `after` first reports. */
-  async phase(side: Side, phase: string, after = 0) {
-    const { reports } = this.side(side);
-    const isNew = (report: Report) => reports.indexOf(report) >= after;
-    return side === "primary"
-      ? await this.side(side).waitFor("primary", (r) => r.phase === phase && isNew(r), WAIT_MS)
-      : await this.side(side).waitFor("secondary", (r) => r.phase === phase && isNew(r), WAIT_MS);
-  }
-
-  async monitor(side: Side): Promise<QmpClient> {
-    return await QmpClient.connect(this.#monitor(side));
-  }
-
-  #monitor(side: Side): string {
-    return `${this.directory}/${side}-monitor.sock`;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#processes.values()].map((process) => process.stop()));
-    const left = processesOf(this.directory);
-    await Deno.remove(this.directory, { recursive: true });
-    assertEquals(left, []);
-  }
-}
 
 Deno.test("both sides end with exit code 0 when the guest is switched off", async () => {
   await using pair = new Commands();
-  await pair.start([]);
+  await pair.start();
   await pair.phase("primary", "protected");
   const monitor = await pair.monitor("primary");
   await monitor.execute("quit").catch(() => {});
@@ -92,7 +20,7 @@ Deno.test("both sides end with exit code 0 when the guest is switched off", asyn
 
 Deno.test("colo run exits with 3 when its QEMU is lost, and the secondary says what happened", async () => {
   await using pair = new Commands();
-  await pair.start([]);
+  await pair.start();
   await pair.phase("primary", "protected");
   Deno.kill(pair.qemuPid("primary"), "SIGSEGV");
   const running = await pair.side("standby").waitFor("running", () => true, WAIT_MS);
@@ -108,7 +36,7 @@ Deno.test("colo run exits with 3 when its QEMU is lost, and the secondary says w
 
 Deno.test("a secondary takes over from a seed that it has just been sent", async () => {
   await using pair = new Commands();
-  await pair.start(["period = 60000"]);
+  await pair.start({ replication: ["period = 60000"] });
   await pair.phase("primary", "joining");
   Deno.kill(pair.qemuPid("primary"), "SIGKILL");
   const running = await pair.side("standby").waitFor("running", () => true, WAIT_MS);
@@ -120,7 +48,7 @@ Deno.test("a secondary takes over from a seed that it has just been sent", async
 
 Deno.test("the loss of the secondary QEMU is noticed at once, however long the period", async () => {
   await using pair = new Commands();
-  await pair.start(["period = 600000"]);
+  await pair.start({ replication: ["period = 600000"] });
   await pair.phase("primary", "protected");
   const { reports } = pair.side("primary");
   const before = reports.length;
@@ -135,7 +63,7 @@ Deno.test("the loss of the secondary QEMU is noticed at once, however long the p
 Deno.test("colo standby leaves no QEMU behind when it is ended while it starts another", async () => {
   for (const delayMs of [10, 60, 150]) {
     await using pair = new Commands();
-    await pair.start([]);
+    await pair.start();
     await pair.phase("primary", "protected");
     // So old that it is replaced without a wait.
     await sleep(2000);
@@ -155,7 +83,10 @@ Deno.test("colo run --record writes a stream that colo inspect reads to its end"
     const path = `${directory}/stream`;
     {
       await using pair = new Commands();
-      await pair.start(["period = 100", "pauseShare = 100"], ["--record", path]);
+      await pair.start({
+        replication: ["period = 100", "pauseShare = 100"],
+        runOptions: ["--record", path],
+      });
       await pair.phase("primary", "protected");
       const isLater = ({ epoch }: { readonly epoch: number }) => epoch >= 5;
       await pair.side("primary").waitFor("checkpoint", isLater, WAIT_MS);

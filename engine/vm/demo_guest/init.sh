@@ -26,6 +26,8 @@
 #     random                   fills load_pages pages with random bytes every load_ms
 #   colo.load_pages=N        default 256
 #   colo.load_ms=N           default 100
+#   colo.end=KIND            how it ends: poweroff, reboot, or panic, by QEMU's device pvpanic
+#   colo.end_tick=N          at this tick (default 16)
 
 /bin/busybox mount -t devtmpfs dev /dev
 exec </dev/null >/dev/ttyS0 2>&1
@@ -35,6 +37,7 @@ mount -t sysfs sys /sys
 mount -t tmpfs run /run
 
 ip= ip6= gateway= file_kib=1024 load=tick load_pages=256 load_ms=100
+end= end_tick=16
 for word in $(cat /proc/cmdline); do
   case $word in
     colo.ip=*) ip=${word#*=} ;;
@@ -44,6 +47,8 @@ for word in $(cat /proc/cmdline); do
     colo.load=*) load=${word#*=} ;;
     colo.load_pages=*) load_pages=${word#*=} ;;
     colo.load_ms=*) load_ms=${word#*=} ;;
+    colo.end=*) end=${word#*=} ;;
+    colo.end_tick=*) end_tick=${word#*=} ;;
   esac
 done
 [ -n "$ip" ] || gateway=${gateway:-10.0.2.2}
@@ -186,7 +191,24 @@ tick_forever() {
     verdict=ok
     [ "$3" = "$file" ] || verdict=BAD
     echo "colo-tick $n up=$up chain=$chain file=$verdict"
+    [ "$n" != "$end_tick" ] || end_now
   done
+}
+
+# This kernel has neither a driver for pvpanic nor /dev/port: mov dx, 0x505; mov al, 1; out dx, al; ret
+tell_pvpanic='
+  local ffi = require "ffi"
+  ffi.cdef "int iopl(int); void *mmap(void *, size_t, int, int, int, long);"
+  ffi.C.iopl(3)
+  local code = ffi.C.mmap(nil, 4096, 7, 34, -1, 0)
+  ffi.copy(code, "\x66\xba\x05\x05\xb0\x01\xee\xc3")
+  ffi.cast("void (*)(void)", code)()'
+
+end_now() {
+  case $end in
+    poweroff | reboot) $end -f ;;
+    panic) luajit -e "$tell_pvpanic" ;;
+  esac
 }
 
 echo "colo-boot nonce=$nonce chain=$chain file=$file"
