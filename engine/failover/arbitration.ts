@@ -3,7 +3,7 @@
  * and the time in, effects out; the order of the effects is the order of doing.
  *
  * ```text
- *                +-- begin ---> prepare, claim ----> begun | refused
+ *                +-- begin ---> prepare, ask-peer, [switch-off], claim ----> begun | refused
  *                |
  *  (nothing) ----+-- share ---> learn -------------> shared; prepare in turn, for a claim to come
  *                |                                                   |
@@ -49,6 +49,16 @@ export type ArbiterCall =
 /** What the arbiter says to the call that was made last. */
 export type ArbiterAnswer = OwnerAnswer | ClaimAnswer | RenewAnswer | { readonly type: "done" };
 
+/** What the other host says to one that is about to run the VM. */
+export type PeerState =
+  /** Nothing: whether the VM runs there is not known. */
+  | { readonly type: "silent" }
+  /** It does not run the VM, and is not about to. */
+  | { readonly type: "idle" }
+  /** It has a share in the VM that it has not given up. */
+  | { readonly type: "busy"; readonly reason: string }
+  | { readonly type: "runs"; readonly reason: string };
+
 /** What happens to one side. */
 export type ArbitrationEvent =
   /**
@@ -57,6 +67,7 @@ export type ArbitrationEvent =
    * @param wasRunning It runs already, left by an engine before: whoever had it since is not waited for
    */
   | { readonly type: "begin"; readonly wasRunning: boolean }
+  | { readonly type: "peer"; readonly peer: PeerState }
   /** The other side runs the VM, in this generation: from now on this side has a share in it. */
   | { readonly type: "share"; readonly owner: Ownership }
   /** It wants to run the VM alone. */
@@ -77,6 +88,8 @@ export type ArbitrationEvent =
 /** What to do for one side. */
 export type ArbitrationEffect =
   | { readonly type: "ask"; readonly call: ArbiterCall }
+  /** Ask the other host, by the name of the generation there is, whether it has the VM. */
+  | { readonly type: "ask-peer" }
   | { readonly type: "begun" }
   /** @param isOthers Another host runs it; or else that could not be found out */
   | { readonly type: "refused"; readonly reason: string; readonly isOthers: boolean }
@@ -114,6 +127,18 @@ const PREPARATIONS = 3;
 /** How much of a lease must be left when the VM is paused. */
 const MARGIN_SHARE = 1 / 5;
 
+/** A generation that is about to be begun. */
+interface Beginning {
+  readonly wasRunning: boolean;
+  /** The one that is there. */
+  readonly generation: number;
+  /** The other host is to be off first. */
+  readonly awaitsFence: boolean;
+  /** When the peer is asked again. */
+  readonly retryAtMs: number;
+  readonly obstacle: string;
+}
+
 /** Why a claim comes to nothing that nobody has any use for. */
 export const GONE = "what the VM was claimed for is gone";
 
@@ -141,7 +166,7 @@ export class ArbitrationMachine {
   #generation = 0;
   #isHolder = false;
   #lease: Lease | undefined;
-  #begins: { readonly wasRunning: boolean } | undefined;
+  #begins: Beginning | undefined;
   #open: OpenClaim | undefined;
   #isWithdrawn = false;
   /** When to prepare again for a claim that may come. */
@@ -191,8 +216,16 @@ export class ArbitrationMachine {
     if (this.#isOver && event.type !== "answer") return [];
     switch (event.type) {
       case "begin":
-        this.#begins = event;
+        this.#begins = {
+          wasRunning: event.wasRunning,
+          generation: 0,
+          awaitsFence: false,
+          retryAtMs: Infinity,
+          obstacle: "",
+        };
         return this.#ask("begin", { type: "prepare" });
+      case "peer":
+        return this.#peerSaid(event.peer, nowMs);
       case "share":
         this.#generation = event.owner.generation;
         return this.#ask("learn", { type: "learn", owner: event.owner });
@@ -247,6 +280,7 @@ export class ArbitrationMachine {
   }
 
   #switchedOff(): ArbitrationEffect[] {
+    if (this.#begins?.awaitsFence) return this.#claimToBegin();
     const open = this.#open;
     // For the loser of a claim that was granted nobody waits.
     if (!open?.awaitsFence) return [];
@@ -286,35 +320,72 @@ export class ArbitrationMachine {
 
   #beginAnswered(answer: ArbiterAnswer, nowMs: number): ArbitrationEffect[] {
     const { holder } = this.#rules;
-    const refused = (reason: string, isOthers: boolean): ArbitrationEffect[] => {
-      this.#begins = undefined;
-      return [{ type: "refused", reason, isOthers }];
-    };
+    const begins = this.#begins!;
     switch (answer.type) {
       case "owner": {
         const { owner } = answer;
-        if (this.#begins?.wasRunning && owner !== undefined && owner.holder !== holder) {
-          return refused(`generation ${owner.generation} of it is ${owner.holder}'s by now`, true);
+        if (begins.wasRunning && owner !== undefined && owner.holder !== holder) {
+          const reason = `generation ${owner.generation} of it is ${owner.holder}'s by now`;
+          return this.#refused(reason, true);
         }
         const generation = owner?.generation ?? 0;
-        const claim: Claim = { generation, holder, standing: "outside", evidence: "ordered" };
-        return this.#ask("begin", { type: "claim", claim });
+        this.#begins = { ...begins, generation };
+        if (this.#isContested) this.#generation = generation;
+        return [{ type: "ask-peer" }];
       }
       case "granted":
         this.#begins = undefined;
         return [...this.#granted(answer, nowMs), { type: "begun" }];
       case "held":
       case "stale":
-        return refused(
+        return this.#refused(
           `${answer.holder} runs it; stand by for it with \`colo standby\`, or end it there first`,
           true,
         );
       case "unreachable":
       case "ask":
-        return refused(answer.reason, false);
+        return this.#refused(answer.reason, false);
       default:
         return [];
     }
+  }
+
+  #refused(reason: string, isOthers: boolean): ArbitrationEffect[] {
+    this.#begins = undefined;
+    return [{ type: "refused", reason, isOthers }];
+  }
+
+  /**
+   * Nobody else says whether the other side may be having this host switched off, to go on with the VM
+   * itself. What the VM says here meanwhile would not be known there.
+   */
+  get #isContested(): boolean {
+    const { hasFence, hasThirdParty } = this.#rules;
+    return this.#begins!.generation > 0 && hasFence && !hasThirdParty;
+  }
+
+  #peerSaid(peer: PeerState, nowMs: number): ArbitrationEffect[] {
+    const begins = this.#begins;
+    if (begins === undefined) return [];
+    if (peer.type === "runs") return this.#refused(peer.reason, true);
+    if (peer.type === "idle" || !this.#isContested) return this.#claimToBegin();
+    if (peer.type === "silent") {
+      this.#begins = { ...begins, awaitsFence: true };
+      return [{ type: "switch-off" }];
+    }
+    const obstacle = peer.reason;
+    this.#begins = { ...begins, retryAtMs: nowMs + RETRY_MS, obstacle };
+    if (obstacle === begins.obstacle) return [];
+    return [{ type: "notice", text: `${obstacle}; the VM waits` }];
+  }
+
+  #claimToBegin(): ArbitrationEffect[] {
+    const begins = this.#begins!;
+    this.#begins = { ...begins, awaitsFence: false };
+    const { generation } = begins;
+    const { holder } = this.#rules;
+    const claim: Claim = { generation, holder, standing: "outside", evidence: "ordered" };
+    return this.#ask("begin", { type: "claim", claim });
   }
 
   #claimAnswered(answer: ArbiterAnswer, nowMs: number): ArbitrationEffect[] {
@@ -406,10 +477,16 @@ export class ArbitrationMachine {
       this.#open = { ...open, retryAtMs: Infinity };
       effects.push(...this.#attempt());
     }
+    const begins = this.#begins;
+    if (begins !== undefined && nowMs >= begins.retryAtMs) {
+      this.#begins = { ...begins, retryAtMs: Infinity };
+      effects.push({ type: "ask-peer" });
+    }
     if (nowMs >= this.#prepareAtMs) this.#prepareInTurn(nowMs);
     effects.push(...this.#keepLease(nowMs));
     const wakeAtMs = Math.min(
       this.#open?.retryAtMs ?? Infinity,
+      this.#begins?.retryAtMs ?? Infinity,
       this.#prepareAtMs,
       this.#lease?.wakeAtMs ?? Infinity,
     );

@@ -55,22 +55,12 @@ export class ManualArbiter implements Arbiter {
 
   claim(claim: Claim): Promise<ClaimAnswer> {
     return this.#inTurn(async (owner) => {
-      const { generation, holder } = claim;
-      const judged = judgeClaim(owner, claim);
-      if (judged.type === "stale") return judged;
-      const granted = {
-        type: "granted",
-        generation: generation + 1,
-        renewedMs: undefined,
-      } as const;
-      // Whoever has the last grant was certain of it then.
-      if (judged.type === "ours" && this.#granted === generation + 1) return granted;
-      // A file that is behind knows less than the claimer: it was not there, or is another host's.
-      if (!isCertain(claim)) return { type: "ask", reason: reasonToAsk(claim) };
-      this.#granted = generation + 1;
-      await this.#file.store({ generation: generation + 1, holder });
+      const { answer, isNew } = judgeManualClaim(owner, this.#granted, claim);
+      if (answer.type !== "granted" || !isNew) return answer;
+      this.#granted = answer.generation;
+      await this.#file.store({ generation: answer.generation, holder: claim.holder });
       this.#learned = undefined;
-      return granted;
+      return answer;
     });
   }
 
@@ -111,6 +101,30 @@ export class ManualArbiter implements Arbiter {
     this.#last = turn;
     return await turn;
   }
+}
+
+/**
+ * What becomes of a claim without a third party. Pure.
+ *
+ * @param owner What this host knows, by its file or its peer
+ * @param granted The generation that this host was certain of last
+ * @returns The answer, and whether it is a grant that is yet to be stored
+ */
+export function judgeManualClaim(
+  owner: Ownership | undefined,
+  granted: number,
+  claim: Claim,
+): { readonly answer: ClaimAnswer; readonly isNew: boolean } {
+  const judged = judgeClaim(owner, claim);
+  if (judged.type === "stale") return { answer: judged, isNew: false };
+  const generation = claim.generation + 1;
+  // Whoever has the last grant was certain of it then.
+  const isNew = judged.type !== "ours" || granted !== generation;
+  // A file that is behind knows less than the claimer: it was not there, or is another host's.
+  if (isNew && !isCertain(claim)) {
+    return { answer: { type: "ask", reason: reasonToAsk(claim) }, isNew: false };
+  }
+  return { answer: { type: "granted", generation, renewedMs: undefined }, isNew };
 }
 
 /** Whether nobody else can be running the VM. */

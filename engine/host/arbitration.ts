@@ -13,6 +13,7 @@ import {
   ArbitrationMachine,
   ask,
   GONE,
+  type PeerState,
   type Verdict,
 } from "../failover/arbitration.ts";
 import { EtcdArbiter } from "../failover/etcd_arbiter.ts";
@@ -105,6 +106,7 @@ export class Arbitration {
   #decided = Promise.withResolvers<Verdict>();
   readonly #closed = Promise.withResolvers<void>();
   #isWanted = () => true;
+  #askPeer = (): Promise<PeerState> => Promise.resolve({ type: "silent" });
   #over = false;
 
   constructor(options: ArbitrationOptions) {
@@ -142,11 +144,17 @@ export class Arbitration {
    * Begin to run the VM, as a new generation.
    *
    * @param wasRunning It runs already, left by an engine before: whoever had it since is not waited for
+   * @param askPeer Asks the other host; never throws
    * @throws {NotOursError} when another host runs it
    * @throws {ArbiterError} when that cannot be found out
    */
-  async begin(events: LeaseEvents, wasRunning: boolean): Promise<void> {
+  async begin(
+    events: LeaseEvents,
+    wasRunning: boolean,
+    askPeer: () => Promise<PeerState>,
+  ): Promise<void> {
     this.#events = events;
+    this.#askPeer = askPeer;
     this.#step({ type: "begin", wasRunning });
     await this.#begun.promise;
   }
@@ -207,6 +215,9 @@ export class Arbitration {
         ask(this.#options.arbiter, effect.call).then((answer) =>
           this.#step({ type: "answer", answer })
         );
+        return;
+      case "ask-peer":
+        this.#askPeer().then((peer) => this.#step({ type: "peer", peer }));
         return;
       case "begun":
         return this.#begun.resolve();

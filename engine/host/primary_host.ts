@@ -147,8 +147,7 @@ export class PrimaryHost {
       let wasRunning = false;
       const vm = await obtainVm(this.#options, async (runs) => {
         wasRunning = runs;
-        await this.#link.askPeer();
-        await this.#arbitration.begin(this.#claims.lease, runs);
+        await this.#arbitration.begin(this.#claims.lease, runs, () => this.#link.askPeer());
       });
       this.#vm = vm;
       this.#watch(vm);

@@ -6,7 +6,8 @@
 
 import type { Capture } from "../checkpoint/capture.ts";
 import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, messageOf, NotOursError } from "../errors.ts";
+import { LinkError, messageOf } from "../errors.ts";
+import type { PeerState } from "../failover/arbitration.ts";
 import type { PrimaryEvent, PrimaryPhase } from "../failover/primary.ts";
 import {
   closeLink,
@@ -98,21 +99,20 @@ export class PrimaryLink {
 
   /**
    * Whether the VM runs at the peer, which may be the only one to know.
-   *
-   * @throws {NotOursError} when it does
    */
-  async askPeer(): Promise<void> {
+  async askPeer(): Promise<PeerState> {
     try {
       closeLink(await openLink(this.#peer, this.#introduction, ASK_PEER_MS));
+      return { type: "idle" };
     } catch (error) {
-      // One that cannot be reached, or does not want this primary, says nothing about it.
-      if (!(error instanceof RefusedError && error.generation > 0)) return;
-      throw new NotOursError(
-        `Cannot run the VM: it runs at ${
-          formatAddress(this.#peer)
-        }, which has taken it over; stand by ` +
-          "for it with `colo standby`, or end it there first",
-      );
+      if (!(error instanceof RefusedError)) return { type: "silent" };
+      if (error.generation === 0) return { type: "busy", reason: error.message };
+      const where = formatAddress(this.#peer);
+      return {
+        type: "runs",
+        reason: `it runs at ${where}, which has taken it over; stand by for it with ` +
+          "`colo standby`, or end it there first",
+      };
     }
   }
 

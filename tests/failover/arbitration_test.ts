@@ -7,6 +7,7 @@ import {
   type ArbitrationEvent,
   ArbitrationMachine,
   type ArbitrationRules,
+  type PeerState,
 } from "../../engine/failover/arbitration.ts";
 
 const LEASE_MS = 4000;
@@ -60,6 +61,7 @@ Deno.test("ArbitrationMachine renews no lease that was replaced while its renewa
   const machine = machineWith();
   machine.step({ type: "begin", wasRunning: false }, 0);
   machine.step(answer({ type: "owner", owner: undefined }), 0);
+  machine.step({ type: "peer", peer: { type: "silent" } }, 0);
   machine.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 0);
   assertEquals(types(machine.step(CLAIM, 10)), ["wake", "claim"]);
   assertEquals(types(machine.step({ type: "tick" }, 1100)), ["wake"]);
@@ -94,6 +96,7 @@ Deno.test("ArbitrationMachine lets a VM run on whose lease had ended when it is 
   const machine = machineWith();
   machine.step({ type: "begin", wasRunning: false }, 0);
   machine.step(answer({ type: "owner", owner: undefined }), 0);
+  machine.step({ type: "peer", peer: { type: "silent" } }, 0);
   machine.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 0);
   assertEquals(machine.holds(LEASE_MS), false);
   assertEquals(types(machine.step({ type: "tick" }, LEASE_MS)).includes("pause"), true);
@@ -102,6 +105,35 @@ Deno.test("ArbitrationMachine lets a VM run on whose lease had ended when it is 
   const effects = types(machine.step(granted, LEASE_MS + 2));
   assertEquals(effects.filter((type) => type !== "wake"), ["resume", "decided"]);
   assertEquals(machine.holds(LEASE_MS + 2), true);
+});
+
+Deno.test("ArbitrationMachine begins no VM that runs while the other side may be ending its host", () => {
+  const rules = { hasThirdParty: false, hasFence: true };
+  const begin = (peers: readonly PeerState[]) => {
+    const machine = machineWith(rules);
+    machine.step({ type: "begin", wasRunning: true }, 0);
+    const said = types(
+      machine.step(answer({ type: "owner", owner: { generation: 3, holder: "a" } }), 0),
+    );
+    assertEquals([said, machine.generation], [["ask-peer"], 3], "it asks by its generation");
+    let nowMs = 0;
+    let effects: string[] = [];
+    for (const peer of peers) {
+      effects = types(machine.step({ type: "peer", peer }, nowMs));
+      nowMs += 1000;
+      if (peer.type === "busy") {
+        assertEquals(types(machine.step({ type: "tick" }, nowMs)), ["ask-peer"]);
+      }
+    }
+    return { machine, effects };
+  };
+  const busy = { type: "busy", reason: "it is being decided who runs the VM" } as const;
+  assertEquals(begin([busy, busy, { type: "idle" }]).effects, ["claim"]);
+  const runs = { type: "runs", reason: "it has taken it over" } as const;
+  assertEquals(begin([busy, runs]).effects, ["refused"]);
+  const { machine, effects } = begin([{ type: "silent" }]);
+  assertEquals(effects, ["switch-off"]);
+  assertEquals(types(machine.step({ type: "switched-off" }, 5)), ["claim"]);
 });
 
 const owners = fc.record({

@@ -74,6 +74,9 @@ function setUp(options: Partial<ArbitrationOptions> = {}) {
   return { arbiter, arbitration, said, events, lease };
 }
 
+/** A peer that does not answer. */
+const nobody = () => Promise.resolve({ type: "silent" } as const);
+
 async function until(holds: () => boolean): Promise<void> {
   for (const deadline = performance.now() + 5000; !holds();) {
     assert(performance.now() < deadline, "it takes too long");
@@ -84,7 +87,7 @@ async function until(holds: () => boolean): Promise<void> {
 Deno.test("Arbitration begins a generation behind the one that is known", async () => {
   const { arbiter, arbitration, lease } = setUp();
   arbiter.owner = { generation: 6, holder: "host-b" };
-  await arbitration.begin(lease, false);
+  await arbitration.begin(lease, false, nobody);
   assertEquals(arbitration.generation, 7);
   assertEquals(arbiter.claims, [
     { generation: 6, holder: "host-a", standing: "outside", evidence: "ordered" },
@@ -104,14 +107,18 @@ Deno.test("Arbitration does not begin what somebody else runs, or nobody can dec
   for (const [answer, message] of answers) {
     const { arbiter, arbitration, lease } = setUp();
     arbiter.answers = [answer];
-    await assertRejects(() => arbitration.begin(lease, false), ArbiterError, message);
+    await assertRejects(() => arbitration.begin(lease, false, nobody), ArbiterError, message);
     await arbitration.close();
     assertEquals(arbiter.released, 0);
   }
   // A VM that was left running may not go on when it is another's by now.
   const { arbiter, arbitration, lease } = setUp();
   arbiter.owner = { generation: 8, holder: "host-b" };
-  await assertRejects(() => arbitration.begin(lease, true), ArbiterError, "host-b's by now");
+  await assertRejects(
+    () => arbitration.begin(lease, true, nobody),
+    ArbiterError,
+    "host-b's by now",
+  );
   assertEquals(arbiter.claims, []);
 });
 
@@ -185,7 +192,7 @@ Deno.test("Arbitration has the host switched off that has lost the VM, and never
 
 Deno.test("Arbitration keeps its lease, and says before it ends, when it is back, and when it is another's", async () => {
   const { arbiter, arbitration, events, lease } = setUp();
-  await arbitration.begin(lease, false);
+  await arbitration.begin(lease, false, nobody);
   await until(() => arbiter.renewals >= 2);
   assertEquals(events, []);
   assertEquals(arbitration.holds, true);
@@ -203,7 +210,7 @@ Deno.test("Arbitration keeps its lease, and says before it ends, when it is back
 
 Deno.test("Arbitration without a third party grants a primary what it asks for, and silence nothing", async () => {
   const { arbitration, lease } = setUp({ arbiter: volatileArbiter(), hasThirdParty: false });
-  await arbitration.begin(lease, false);
+  await arbitration.begin(lease, false, nobody);
   assertEquals(arbitration.generation, 1);
   assertEquals(arbitration.evidenceOfPrimary, "ordered");
   assertEquals(await arbitration.claim("ordered", "pair", lease), { type: "granted" });

@@ -14,10 +14,11 @@ import {
   type ArbitrationEvent,
   ArbitrationMachine,
   GONE,
+  type PeerState,
   type Verdict,
 } from "../../engine/failover/arbitration.ts";
 import { type Actor, sleep, start, type Task } from "./actor.ts";
-import type { ModelArbiter } from "./etcd.ts";
+import type { SimArbiter } from "./etcd.ts";
 import type { Timer } from "./kernel.ts";
 import type { Rules } from "./rules.ts";
 
@@ -37,9 +38,12 @@ export interface NotAllowed {
 /** What an {@linkcode Arbitration} works with. */
 export interface ArbitrationOptions {
   readonly actor: Actor;
-  readonly arbiter: ModelArbiter;
+  readonly arbiter: SimArbiter;
   readonly holder: string;
   readonly leaseMs: number;
+  readonly hasThirdParty: boolean;
+  /** Switches the other host off, and says when it is. */
+  readonly fence: (() => Task<void>) | undefined;
   readonly rules: Rules;
 }
 
@@ -56,18 +60,14 @@ export class Arbitration {
   #decided: Resume = () => {};
   #closed: Resume = () => {};
   #isWanted = () => true;
+  #askPeer: (() => Task<PeerState>) | undefined;
   /** What the arbiter said last, which is being acted upon. */
   #answer: ArbiterAnswer | undefined;
 
   constructor(options: ArbitrationOptions) {
     this.#options = options;
-    const { holder, leaseMs } = options;
-    this.#machine = new ArbitrationMachine({
-      holder,
-      leaseMs,
-      hasThirdParty: true,
-      hasFence: false,
-    });
+    const { fence, ...rules } = options;
+    this.#machine = new ArbitrationMachine({ ...rules, hasFence: fence !== undefined });
   }
 
   get holder(): string {
@@ -78,12 +78,25 @@ export class Arbitration {
     return this.#machine.generation;
   }
 
+  get hasThirdParty(): boolean {
+    return this.#options.hasThirdParty;
+  }
+
+  get evidenceOfPrimary(): LossEvidence {
+    return this.#machine.evidenceOfPrimary;
+  }
+
   get isClaiming(): boolean {
     return this.#machine.isClaiming;
   }
 
-  *begin(events: LeaseEvents, wasRunning: boolean): Task<NotAllowed | undefined> {
+  *begin(
+    events: LeaseEvents,
+    wasRunning: boolean,
+    askPeer: () => Task<PeerState>,
+  ): Task<NotAllowed | undefined> {
     this.#events = events;
+    this.#askPeer = askPeer;
     const refusal = yield (resume) => {
       this.#begun = resume;
       this.#step({ type: "begin", wasRunning });
@@ -109,6 +122,14 @@ export class Arbitration {
     if (!this.#isWanted()) return { type: "undecided", reason: GONE };
     this.#events = events;
     const verdict = yield (resume) => {
+      const others = this.#decided;
+      if (rules.claimsForOthers && this.isClaiming) {
+        this.#decided = (verdict) => {
+          others(verdict);
+          resume(verdict);
+        };
+        return;
+      }
       this.#decided = resume;
       this.#step({ type: "claim", evidence, standing });
     };
@@ -139,12 +160,19 @@ export class Arbitration {
     switch (effect.type) {
       case "ask":
         return start(actor, this.#ask(effect.call), (answer) => this.#answered(answer));
+      case "ask-peer":
+        if (rules.adoptsUnasked) return this.#step({ type: "peer", peer: { type: "idle" } });
+        return start(actor, this.#askPeer!(), (peer) => this.#step({ type: "peer", peer }));
       case "begun":
         return this.#begun(undefined);
       case "refused":
         return this.#begun(effect);
       case "decided":
         return this.#decided(effect.verdict);
+      case "switch-off":
+        return start(actor, this.#options.fence!(), () => {
+          this.#stepIfWanted({ type: "switched-off" });
+        });
       case "pause":
         return this.#events?.pause();
       case "resume":
@@ -158,10 +186,15 @@ export class Arbitration {
       case "wake":
         if (this.#timer !== undefined) this.#timer.cancelled = true;
         this.#timer = actor.after(Math.max(1, effect.atMs - actor.nowMs), () => {
-          const isGone = this.isClaiming && !this.#isWanted();
-          this.#step({ type: isGone ? "withdraw" : "tick" });
+          this.#stepIfWanted({ type: "tick" });
         });
     }
+  }
+
+  /** An attempt may follow: not of a claim for what is gone. */
+  #stepIfWanted(event: ArbitrationEvent): void {
+    const isGone = this.isClaiming && !this.#isWanted();
+    this.#step(isGone ? { type: "withdraw" } : event);
   }
 
   *#ask(call: ArbiterCall): Task<ArbiterAnswer> {
@@ -170,9 +203,11 @@ export class Arbitration {
       case "prepare":
         return yield* arbiter.prepare();
       case "claim": {
-        const claim = rules.claimsForOthers
-          ? { ...call.claim, generation: this.generation }
-          : call.claim;
+        const claim = {
+          ...call.claim,
+          ...(rules.claimsForOthers && { generation: this.generation }),
+          ...(rules.trustsSilence && { evidence: "ordered" as const }),
+        };
         const answer = yield* arbiter.claim(claim);
         const { generation, standing, evidence } = claim;
         actor.trace(() => `claim ${generation} (${standing}, ${evidence}): ${answer.type}`);
@@ -187,6 +222,7 @@ export class Arbitration {
         yield* arbiter.release();
         return { type: "done" };
       case "learn":
+        yield* arbiter.learn(call.owner);
         return { type: "done" };
     }
   }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { LossEvidence } from "../../engine/failover/arbiter.ts";
+import type { LossEvidence, Ownership } from "../../engine/failover/arbiter.ts";
 import type { PrimaryPhase } from "../../engine/failover/primary.ts";
 import type { SecondaryPhase } from "../../engine/failover/secondary.ts";
 import { areOneHistory, isWithin, type Moment, pagesAt } from "./guest.ts";
@@ -55,6 +55,9 @@ export class Checkers {
   setbacks = 0;
   losses = 0;
   heard = 0;
+  /** How often a host has granted itself the VM, and who did so last. */
+  grants = 0;
+  lastGrant: Ownership | undefined;
   readonly #world: World;
   #heardMs = 0;
   /** The last that the world has seen. */
@@ -71,6 +74,17 @@ export class Checkers {
 
   constructor(world: World) {
     this.#world = world;
+  }
+
+  /** A host has granted itself the VM. */
+  granted(owner: Ownership): void {
+    this.grants++;
+    this.lastGrant = owner;
+  }
+
+  /** The operator knows that the VM runs nowhere: what is said from now on is the first that is said. */
+  startedAnew(): void {
+    if (this.#world.arbiterKind !== "etcd") this.#speaker = undefined;
   }
 
   /** Look again and again whether what is reported is true. */
@@ -97,8 +111,7 @@ export class Checkers {
 
   #checkCommit(host: number, moment: Moment): void {
     if (moment.isHeld || moment.isSaid) return;
-    const { etcd, hosts } = this.#world;
-    const { owner } = etcd.owner;
+    const { owner, hosts } = this.#world;
     const other = hosts[1 - host]!.secondary;
     const isEntrusted = other?.actor.isAlive && other.machine.entitled &&
       ENTITLED.includes(other.machine.phase) &&
@@ -154,8 +167,10 @@ export class Checkers {
 
   /** A secondary has been told whether it may take over. */
   decided(secondary: SecondaryEngine, evidence: LossEvidence, entitled: boolean): void {
-    // Of a guest that is dead for certain, what is held is all there is, be it older.
-    this.#decisions.set(secondary.host.index, entitled || evidence !== "reported");
+    // Of a guest that is dead for certain, what is held is all there is, be it older; and an operator
+    // takes what there is.
+    const knowsAll = evidence !== "ordered" && (entitled || evidence !== "reported");
+    this.#decisions.set(secondary.host.index, knowsAll);
   }
 
   /** A VM goes on that has been taken over. */
@@ -247,11 +262,10 @@ export class Checkers {
 
   /** Were the host lost now, whether the other one would go on, knowing all that has been seen. */
   #canTakeOver(host: Host): boolean {
-    const { etcd, hosts } = this.#world;
+    const { owner, hosts } = this.#world;
     const secondary = hosts[1 - host.index]!.secondary;
     if (secondary === undefined || !secondary.actor.isAlive) return false;
     const { machine, arbitration } = secondary;
-    const { owner } = etcd.owner;
     return machine.entitled && machine.phase === "protecting" && secondary.link !== undefined &&
       owner?.holder === host.holder && arbitration.generation === owner.generation;
   }

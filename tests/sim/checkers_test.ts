@@ -30,6 +30,8 @@ const MUTATIONS: readonly Mutation[] = [
   ["claimsForDead", "survival", vmAndLinkDie],
   ["opensForOthers", "output commit"],
   ["forgetsPause", "recovery"],
+  ["trustsSilence", "one side speaks"],
+  ["adoptsUnasked", "nothing seen is lost"],
 ];
 
 for (const [rule, property, script] of MUTATIONS) {

@@ -108,8 +108,17 @@ function isSame(a: Ownership, b: Ownership | undefined): boolean {
 /** No answer came. */
 class NoAnswer extends Error {}
 
+/** An arbiter, as one engine sees it. */
+export interface SimArbiter {
+  prepare(): Task<OwnerAnswer>;
+  claim(claim: Claim): Task<ClaimAnswer>;
+  renew(own: Ownership): Task<RenewAnswer>;
+  release(): Task<void>;
+  learn(owner: Ownership): Task<void>;
+}
+
 /** One engine's client. */
-export class ModelArbiter {
+export class ModelArbiter implements SimArbiter {
   #seen: Seen | undefined;
   #lease: { readonly id: number; readonly renewedMs: number } | undefined;
 
@@ -135,6 +144,9 @@ export class ModelArbiter {
       yield* this.#request((etcd) => etcd.revokeLease(lease.id));
     }
   }
+
+  /** Who the peer is, etcd knows better. */
+  *learn(): Task<void> {}
 
   *#prepare(): Task<OwnerAnswer> {
     yield* this.#renewLease();

@@ -97,6 +97,8 @@ export class Faults {
     const { random } = sim;
     if (this.#isOver) return;
     const host = random.pick(hosts);
+    // Two hosts by themselves survive what is certain to both, and one thing at a time.
+    if (this.world.arbiterKind === "manual") { for (const host of hosts) checkers.harmed(host); }
     this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1);
     sim.trace("FAULT", () => `${kind} (${host.holder})`);
     switch (kind) {
@@ -109,9 +111,7 @@ export class Faults {
         checkers.harmed(host);
         return host.killEngine();
       case "host lost":
-        if (host.vm !== undefined) checkers.losing(host);
-        checkers.harmed(host);
-        host.lose();
+        host.loseToFaults();
         return this.#later(() => host.powerOn());
       case "engine stopped": {
         const { engine } = host;
@@ -162,6 +162,8 @@ export class Faults {
   /** The VM's host is seen neither by the other one nor by the arbiter, so that only its lease is left. */
   #orderElsewhere(): void {
     const { sim, network, etcd, hosts, checkers } = this.world;
+    // Without a lease it is the operator who has to see to the end of the other VM first.
+    if (this.world.arbiterKind !== "etcd") return;
     const vmHost = hosts.find(({ vm }) => vm !== undefined);
     if (vmHost === undefined) return;
     const other = hosts[1 - vmHost.index]!;

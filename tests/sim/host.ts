@@ -4,15 +4,20 @@
  * @module
  */
 
-import { Actor, start } from "./actor.ts";
+import { Actor, start, type Task } from "./actor.ts";
 import { Arbitration } from "./arbitration.ts";
 import { ModelArbiter } from "./etcd.ts";
 import { bootMoment } from "./guest.ts";
+import { type GenerationFile, ModelManualArbiter } from "./manual.ts";
 import { PrimaryEngine } from "./primary_engine.ts";
 import { Qemu } from "./qemu.ts";
 import { SecondaryEngine } from "./secondary_engine.ts";
 import { ImageFiles } from "./standby.ts";
 import type { World } from "./world.ts";
+
+/** How long the fence command takes, and the host until it is up again. */
+const FENCE_MS = [20, 800] as const;
+const REBOOT_MS = [500, 4000] as const;
 
 /** Before a service manager starts again what has ended. */
 const RESTART_MS = [100, 1000] as const;
@@ -29,6 +34,7 @@ export class Host {
   /** All QEMUs that have been started and may live. */
   qemus: Qemu[] = [];
   files = new ImageFiles();
+  readonly generationFile: GenerationFile = { owner: undefined };
   #processes = 0;
 
   constructor(readonly world: World, readonly index: number) {
@@ -91,14 +97,40 @@ export class Host {
   }
 
   #arbitration(actor: Actor): Arbitration {
-    const { etcd, leaseMs, rules } = this.world;
+    const { etcd, leaseMs, rules, arbiterKind, checkers } = this.world;
+    const isManual = arbiterKind !== "etcd";
     return new Arbitration({
       actor,
-      arbiter: new ModelArbiter(etcd, actor, this.index),
+      arbiter: isManual
+        ? new ModelManualArbiter(actor, this.generationFile, (owner) => checkers.granted(owner))
+        : new ModelArbiter(etcd, actor, this.index),
       holder: this.holder,
       leaseMs,
+      hasThirdParty: !isManual,
+      fence: arbiterKind === "fence" ? () => this.#fence(actor) : undefined,
       rules,
     });
+  }
+
+  /** The fence command: it ends the other host, though it be the last that this one has done. */
+  *#fence(actor: Actor): Task<void> {
+    const { sim, hosts } = this.world;
+    const other = hosts[1 - this.index]!;
+    yield (resume) => {
+      sim.after(sim.random.between(...FENCE_MS), () => {
+        other.loseToFaults();
+        sim.after(sim.random.between(...REBOOT_MS), () => other.powerOn());
+        actor.run(() => resume(undefined));
+      });
+    };
+  }
+
+  /** The power fails, which may be the end of what the host was protected from. */
+  loseToFaults(): void {
+    const { checkers } = this.world;
+    if (this.vm !== undefined) checkers.losing(this);
+    checkers.harmed(this);
+    this.lose();
   }
 
   /** The VM has taken over here: the same engine protects it from now on. */

@@ -12,7 +12,7 @@ import {
   type PrimaryPhase,
 } from "../../engine/failover/primary.ts";
 import { type Actor, sleep, start, type Task } from "./actor.ts";
-import { type Arbitration, LeasePause, type NotAllowed } from "./arbitration.ts";
+import { type Arbitration, LeasePause } from "./arbitration.ts";
 import { Mirror } from "./feed.ts";
 import type { Moment } from "./guest.ts";
 import { watchForHang } from "./hang_watch.ts";
@@ -79,9 +79,11 @@ export class PrimaryEngine implements CaptureUser {
   /** @param left The VM that an engine before has left, which runs */
   *run(left: Qemu | undefined): Task<void> {
     if (this.qemu === undefined) {
-      const refusal: NotAllowed | undefined = (yield* this.link.isPeerRunning())
-        ? { reason: "the peer runs it", isOthers: true }
-        : yield* this.arbitration.begin(this.#leaseEvents, left !== undefined);
+      const refusal = yield* this.arbitration.begin(
+        this.#leaseEvents,
+        left !== undefined,
+        () => this.link.askPeer(),
+      );
       if (refusal !== undefined) {
         this.actor.trace(() => `must not run the VM: ${refusal.reason}`);
         // What it would say now somebody else says; of one that may be ours nothing is changed.
@@ -242,7 +244,9 @@ export class PrimaryEngine implements CaptureUser {
     // Whoever claims for a VM that is dead takes it from the one that has a copy.
     const mayClaim = () => this.#world.rules.claimsForDead || this.qemu?.actor.isAlive === true;
     const isWanted = () => this.machine.phase === "deciding" && mayClaim();
-    const verdict = yield* this.arbitration.claim("silent", "pair", this.#leaseEvents, isWanted);
+    const { arbitration } = this;
+    const evidence = this.link.gaveUp ? "reported" : arbitration.evidenceOfPrimary;
+    const verdict = yield* arbitration.claim(evidence, "pair", this.#leaseEvents, isWanted);
     if (this.#isOver || verdict.type === "undecided") return;
     if (verdict.type === "stale" && this.#world.rules.ignoresStale) {
       return this.step({ type: "granted" });

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { PeerState } from "../../engine/failover/arbitration.ts";
 import type { Message } from "../../engine/link/mod.ts";
 import { sleep, start, type Task } from "./actor.ts";
 import { Beats } from "./beats.ts";
@@ -21,6 +22,8 @@ const POLL_MS = 20;
 
 /** The way to whoever stands by. */
 export class PrimaryLink implements LinkUser {
+  /** The secondary has said that it cannot take over. */
+  gaveUp = false;
   readonly #engine: PrimaryEngine;
   readonly #host: Host;
   #end: LinkEnd | undefined;
@@ -60,10 +63,12 @@ export class PrimaryLink implements LinkUser {
   }
 
   /** Whether the VM runs at the peer, which may be the only one to know. */
-  *isPeerRunning(): Task<boolean> {
+  *askPeer(): Task<PeerState> {
     const answer = yield* this.#connect(ASK_PEER_MS);
     if (answer.type === "connected") answer.end.close();
-    return answer.type === "refused" && answer.generation > 0;
+    if (answer.type === "connected") return { type: "idle" };
+    if (answer.type !== "refused") return { type: "silent" };
+    return { type: answer.generation > 0 ? "runs" : "busy", reason: "it refuses" };
   }
 
   /** Until the secondary has acted on what it was told last, or is gone. */
@@ -119,6 +124,7 @@ export class PrimaryLink implements LinkUser {
   *#serve(end: LinkEnd): Task<void> {
     this.#end = end;
     this.#reason = "the link to the secondary broke";
+    this.gaveUp = false;
     this.#isBegun = false;
     this.#beats = new Beats(this.actor, end, () => {
       this.#reason = "the secondary is silent";
@@ -153,6 +159,7 @@ export class PrimaryLink implements LinkUser {
         if (engine.packets?.received(message) === false) this.close();
         return;
       case "replicaFailed":
+        this.gaveUp = true;
         this.#reason = message.reason;
         return this.close();
       case "replicaReady":

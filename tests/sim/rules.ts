@@ -34,6 +34,10 @@ export interface Rules {
   readonly opensForOthers: boolean;
   /** A VM that was paused for its lease stays so, when another looks after it or the lease is a new one. */
   readonly forgetsPause: boolean;
+  /** A host without a third party takes silence for death. */
+  readonly trustsSilence: boolean;
+  /** A VM goes on when its engine is back, though its host may be about to be switched off. */
+  readonly adoptsUnasked: boolean;
 }
 
 export const SOUND: Rules = {
@@ -51,4 +55,6 @@ export const SOUND: Rules = {
   claimsForDead: false,
   opensForOthers: false,
   forgetsPause: false,
+  trustsSilence: false,
+  adoptsUnasked: false,
 };

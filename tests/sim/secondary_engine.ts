@@ -79,6 +79,11 @@ export class SecondaryEngine implements Listener, LinkUser {
     return isLoaded ? this.qemu?.moment : this.lastHeld;
   }
 
+  /** An operator knows that the VM runs nowhere, and has it go on from what is held here. */
+  takeOver(): void {
+    this.#step({ type: "take-over", reason: "the operator ordered it" });
+  }
+
   #lost(reason: string): void {
     if (this.#isOver) return;
     this.#step({ type: "qemu-lost", reason });
@@ -97,7 +102,7 @@ export class SecondaryEngine implements Listener, LinkUser {
     return refusalOf(introduction, {
       own: world.introductionOf(arbitration),
       phase: this.machine.phase,
-      hasThirdParty: true,
+      hasThirdParty: arbitration.hasThirdParty,
       isClaiming: arbitration.isClaiming && !world.rules.claimsForOthers,
       isLinked: this.link !== undefined,
     });

@@ -5,6 +5,7 @@
  */
 
 import type { PrimaryOptions } from "../../engine/failover/primary.ts";
+import type { Ownership } from "../../engine/failover/arbiter.ts";
 import type { Introduction } from "../../engine/link/mod.ts";
 import { Checkers } from "./checkers.ts";
 import { ModelEtcd } from "./etcd.ts";
@@ -41,9 +42,13 @@ export interface Outcome {
   readonly simulatedMs: number;
 }
 
+/** Who decides: etcd, or each host by itself, with a command that switches the other one off or without. */
+export type ArbiterKind = "etcd" | "manual" | "fence";
+
 /** How to simulate. */
 export interface SimulateOptions {
   readonly rules?: Partial<Rules>;
+  readonly arbiter?: ArbiterKind;
   readonly trace?: (line: string) => void;
   /** What goes wrong, in place of what the seed says. */
   readonly script?: (world: World) => void;
@@ -59,6 +64,7 @@ export class World {
   readonly faults: Faults;
   readonly rules: Rules;
   readonly mode: "colo" | "continuous";
+  readonly arbiterKind: ArbiterKind;
   readonly replication: PrimaryOptions;
   readonly leaseMs: number;
   readonly stepMs: number;
@@ -70,7 +76,7 @@ export class World {
   #lostLooks = 0;
   #wellSinceMs: number | undefined;
 
-  constructor(seed: number, { rules, trace, script }: SimulateOptions) {
+  constructor(seed: number, { rules, arbiter, trace, script }: SimulateOptions) {
     const sim = new Simulation(seed, trace);
     const { random } = sim;
     this.sim = sim;
@@ -86,13 +92,17 @@ export class World {
     };
     this.leaseMs = random.between(2000, 4000);
     this.stepMs = random.between(10, 40);
+    this.arbiterKind = arbiter ?? random.pick(["etcd", "etcd", "manual", "fence"]);
     this.#noise = random.chance(0.5) ? 0 : random.between(0, 0.2);
     this.network = new Network(sim);
     this.etcd = new ModelEtcd(sim, this.leaseMs, (holder) => this.checkers.ordered(holder));
     this.checkers = new Checkers(this);
     this.faults = new Faults(this);
     this.hosts = [new Host(this, 0), new Host(this, 1)];
-    sim.trace("world", () => `${this.mode}, lease ${this.leaseMs.toFixed(0)} ms`);
+    sim.trace(
+      "world",
+      () => `${this.mode}, ${this.arbiterKind}, lease ${this.leaseMs.toFixed(0)} ms`,
+    );
   }
 
   /** What the guest comes to next; two that see the same come to the same. */
@@ -160,6 +170,11 @@ export class World {
     return this.#wellSinceMs !== undefined && this.sim.nowMs - this.#wellSinceMs > WELL_MS;
   }
 
+  /** Who had the last grant. */
+  get owner(): Ownership | undefined {
+    return this.arbiterKind === "etcd" ? this.etcd.owner.owner : this.checkers.lastGrant;
+  }
+
   /** Whoever operates it starts a VM that runs nowhere and that nobody is about to take over. */
   #operate(): void {
     this.sim.after(OPERATOR_MS, () => {
@@ -167,20 +182,36 @@ export class World {
       const up = this.hosts.filter(({ isUp }) => isUp);
       if (this.#lostLooks >= OPERATOR_LOOKS && up.length > 0) {
         this.#lostLooks = 0;
-        const host = this.sim.random.pick(up);
-        this.sim.trace("operator", () => `starts the VM at ${host.holder}`);
-        host.takeEngineAway();
-        host.run();
+        this.#startVm(up);
       }
       this.#operate();
     });
   }
 
+  /** From what is held of it, be it old, rather than anew. */
+  #startVm(up: readonly Host[]): void {
+    const { sim, checkers } = this;
+    // Whoever knows that it runs nowhere can say so where nobody else is asked.
+    const heir = this.arbiterKind === "etcd"
+      ? undefined
+      : up.find(({ secondary }) => secondary?.machine.phase === "orphaned");
+    const host = heir ?? sim.random.pick(up);
+    sim.trace("operator", () => `starts the VM at ${host.holder}`);
+    checkers.startedAnew();
+    if (heir !== undefined) return heir.secondary!.takeOver();
+    host.takeEngineAway();
+    host.run();
+  }
+
   get #isLost(): boolean {
-    return this.hosts.every(({ vm, primary, secondary }) =>
-      vm === undefined && primary === undefined &&
-      !["deciding", "taking-over", "protecting"].includes(secondary?.machine.phase ?? "")
-    );
+    // Without anybody to ask, whoever stands still is waited for.
+    const isBlind = this.arbiterKind === "manual" &&
+      this.hosts.some(({ engine }) => engine?.isStopped);
+    return !isBlind &&
+      this.hosts.every(({ vm, primary, secondary }) =>
+        vm === undefined && primary === undefined &&
+        !["deciding", "taking-over", "protecting"].includes(secondary?.machine.phase ?? "")
+      );
   }
 }
 
@@ -200,7 +231,7 @@ export function simulate(seed: number, options: SimulateOptions = {}): Outcome {
     error,
     faults: world.faults.counts,
     takeovers: checkers.takeovers,
-    grants: etcd.grants,
+    grants: etcd.grants + checkers.grants,
     stales: etcd.stales,
     setbacks: checkers.setbacks,
     losses: checkers.losses,
