@@ -29,7 +29,7 @@ const CHECKS: readonly Step[] = [
   { name: "lint", args: ["lint", "--quiet"] },
   { name: "types", args: ["check", ...ENTRY_POINTS, "engine", "tests"] },
   { name: "wasm rebuild", args: ["run", "-A", "wasm/build.ts", "--check"] },
-  { name: "life cycles drawn", args: ["run", "-A", "tools/life_cycles.ts", "--check"] },
+  { name: "life cycles drawn", args: ["run", "-A", "tests/life_cycles.ts", "--check"] },
   { name: "doc examples", args: ["test", "-A", "--doc", ...DOCUMENTED], counts: true },
   {
     name: "unit, property and fuzz tests",

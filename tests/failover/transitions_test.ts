@@ -17,7 +17,7 @@ import {
 import { type Reaction, reactionTo, type Transitions } from "../../engine/failover/transitions.ts";
 import { pong, shut } from "../../engine/stream/return_path.ts";
 import { coloMessage } from "../../engine/stream/writer.ts";
-import { diagramOf } from "../../tools/life_cycles.ts";
+import { diagramOf } from "../life_cycles.ts";
 import { BLOCKS, concat, device, MACHINE, records } from "../stream/sample.ts";
 
 /** A machine that lives by a table. */
