@@ -18,7 +18,6 @@ const ENTRY_POINTS = [
   "wasm/build.ts",
   "bench/main.ts",
   "tests/run.ts",
-  "tools",
 ];
 const DOCUMENTED = ["engine", "wasm/mod.ts", "mod.ts"];
 
