@@ -458,7 +458,10 @@ export class ArbitrationMachine {
   }
 
   #close(): ArbitrationEffect[] {
-    const undecided = this.#undecided("this engine ends");
+    const undecided = [
+      ...this.#undecided("this engine ends"),
+      ...(this.#begins === undefined ? [] : this.#refused("this engine ends", false)),
+    ];
     this.#isOver = true;
     // What has not been asked yet is of no more use.
     this.#calls.splice(1);

@@ -75,6 +75,9 @@ export class PrimaryHost {
   #cause: CheckpointCause = "periodic";
   /** Whoever wishes that no checkpoint is begun. */
   readonly #holders = new Set<string>();
+  /** Nobody has said yet whether the VM may run here. */
+  #isBeginning = false;
+  #stopped = false;
   #over = false;
 
   /** @throws {ConfigError} when the config names no peer */
@@ -147,7 +150,7 @@ export class PrimaryHost {
       let wasRunning = false;
       const vm = await obtainVm(this.#options, async (runs) => {
         wasRunning = runs;
-        await this.#arbitration.begin(this.#claims.lease, runs, () => this.#link.askPeer());
+        await this.#mayBegin(runs);
       });
       this.#vm = vm;
       this.#watch(vm);
@@ -163,9 +166,19 @@ export class PrimaryHost {
       this.#capture.follow(vm, begun);
       this.#link.connectAgainAndAgain();
       return await this.#ended.promise;
+    } catch (error) {
+      if (this.#isBeginning && this.#stopped) return "stopped";
+      throw error;
     } finally {
       await this.#close();
     }
+  }
+
+  /** Wait for the arbiter and the peer, which may take as long as they like. */
+  async #mayBegin(wasRunning: boolean): Promise<void> {
+    this.#isBeginning = true;
+    await this.#arbitration.begin(this.#claims.lease, wasRunning, () => this.#link.askPeer());
+    this.#isBeginning = false;
   }
 
   /** Of a VM that the world sees already nothing is ended because its network is not as it should be. */
@@ -180,6 +193,8 @@ export class PrimaryHost {
 
   /** End the VM and, in good order, its secondary. */
   async stop(reason: string): Promise<void> {
+    this.#stopped = true;
+    if (this.#isBeginning) await this.#arbitration.close();
     this.#step({ type: "guest-ended", reason });
     await this.#link.heardLastWord(GOODBYE_MS);
     this.#ended.resolve("stopped");

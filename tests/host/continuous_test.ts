@@ -5,6 +5,9 @@ import type { Qemu } from "../../engine/vm/mod.ts";
 
 const FAKE_QEMU = new URL("fake_qemu.ts", import.meta.url).pathname;
 
+/** The first time a worker is started its types are checked. */
+const TIMEOUT_MS = 60_000;
+
 /** Two hosts in mode `continuous` over fake QEMUs. */
 class Rig implements AsyncDisposable {
   readonly directory = Deno.makeTempDirSync({ prefix: "colo-host-" });
@@ -27,7 +30,9 @@ class Rig implements AsyncDisposable {
         stateDirectory = "${this.stateDirectory}"
         sharedMemory = ${side === "primary"}
         peer = "unix:${this.directory}/link.sock"
-        listen = "unix:${this.directory}/link.sock"`,
+        listen = "unix:${this.directory}/link.sock"
+        [control]
+        socket = "control.sock"`,
         `${this.directory}/vm.toml`,
       ),
       qemu: {
@@ -51,7 +56,7 @@ class Rig implements AsyncDisposable {
   }
 
   async until(what: string, holds: () => boolean): Promise<void> {
-    const deadline = performance.now() + 10_000;
+    const deadline = performance.now() + TIMEOUT_MS;
     while (!holds()) {
       if (performance.now() > deadline) throw new Error(`It takes too long until ${what}`);
       await new Promise((resolve) => setTimeout(resolve, 5));

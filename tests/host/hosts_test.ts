@@ -1,3 +1,4 @@
+import type { Arbiter } from "../../engine/failover/arbiter.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert/mod.js";
 import { parseVmConfig, type VmConfig } from "../../engine/config/mod.ts";
 import { ColoError, LinkError, QemuError } from "../../engine/errors.ts";
@@ -48,14 +49,21 @@ class Rig {
       minInterval = 10
       pauseShare = 100
       peer = "unix:${this.peer}"
-      listen = "unix:${this.listen}"`,
+      listen = "unix:${this.listen}"
+      [control]
+      socket = "control.sock"`,
       `${this.directory}/vm.toml`,
     );
   }
 
-  startPrimary(fault = "", recordPath?: string, answerMs?: number): PrimaryHost {
+  startPrimary(
+    fault = "",
+    recordPath?: string,
+    answerMs?: number,
+    arbiter?: Arbiter,
+  ): PrimaryHost {
     const { side, options } = this.#side(fault);
-    const host = new PrimaryHost({ ...options, recordPath, answerMs });
+    const host = new PrimaryHost({ ...options, recordPath, answerMs, arbiter });
     const ended = host.run();
     ended.catch(() => {});
     this.primary = { ...side, host, ended };
@@ -408,6 +416,17 @@ Deno.test("SecondaryHost refuses a primary of another VM, and a second one", asy
     assert(answer.type === "refuse" && answer.reason.includes(reason), JSON.stringify(answer));
     connection.close();
   }
+});
+
+Deno.test("PrimaryHost is stopped at once while its arbiter does not answer, and has started nothing", async () => {
+  await using rig = new Rig();
+  const never = () => new Promise<never>(() => {});
+  const arbiter = { prepare: never, claim: never, renew: never, release: never, learn: never };
+  const host = rig.startPrimary("", undefined, undefined, arbiter);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  await host.stop("the operator ended it");
+  assertEquals(await rig.primary!.ended, "stopped");
+  assertEquals(rig.primary!.reports.some(({ event }) => event === "qemu-started"), false);
 });
 
 Deno.test("SecondaryHost gives up a QEMU that dies again and again", async () => {
