@@ -14,6 +14,7 @@ export const AREA_NAMES = [
   "seed",
   "store",
   "continuous",
+  "failover",
   "compare",
   "net",
 ] as const;

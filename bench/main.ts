@@ -11,6 +11,7 @@ import { type Area, AREA_NAMES, type AreaResult } from "./area.ts";
 import { COMPARE } from "./compare.ts";
 import { readHostFacts, readVersions } from "./host_facts.ts";
 import { CONTINUOUS } from "./continuous.ts";
+import { FAILOVER } from "./failover.ts";
 import { benchKernels } from "./kernels.ts";
 import { NET } from "./net.ts";
 import { PAUSE } from "./pause.ts";
@@ -29,7 +30,17 @@ const KERNELS: Area = {
   run: benchKernels,
 };
 
-const AREAS: readonly Area[] = [KERNELS, PAUSE, WIRE, SEED, STORE, CONTINUOUS, COMPARE, NET];
+const AREAS: readonly Area[] = [
+  KERNELS,
+  PAUSE,
+  WIRE,
+  SEED,
+  STORE,
+  CONTINUOUS,
+  FAILOVER,
+  COMPARE,
+  NET,
+];
 
 const HERE = import.meta.dirname!;
 

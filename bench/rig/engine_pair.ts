@@ -106,16 +106,34 @@ export class EnginePair implements Contender {
 
   /** Kill the primary QEMU. Returns how long it took until the VM ran on the other side. */
   async killPrimary(): Promise<number> {
-    const [primary, standby] = this.#commands;
     const killedMs = performance.timeOrigin + performance.now();
-    Deno.kill(primary.qemuPid, "SIGKILL");
+    Deno.kill(this.#commands[0].qemuPid, "SIGKILL");
+    return await this.#runs() - killedMs;
+  }
+
+  /**
+   * Lose the primary's host. Returns how long it took until the VM ran on the other side.
+   *
+   * @param cut Cuts it off, so that its end is told to nobody
+   */
+  async losePrimary(cut: () => Promise<void>): Promise<number> {
+    const [primary] = this.#commands;
+    const lostMs = performance.timeOrigin + performance.now();
+    await cut();
+    for (const pid of [primary.pid, primary.qemuPid]) Deno.kill(pid, "SIGKILL");
+    return await this.#runs() - lostMs;
+  }
+
+  /** Returns when the VM ran on the other side, in milliseconds since the epoch. */
+  async #runs(): Promise<number> {
+    const [, standby] = this.#commands;
     const running = () => standby.reports.find((report) => report.event === "running");
     const ran = () => {
       standby.requireAlive();
       return running() !== undefined;
     };
     await until(ran, "the VM runs", TAKEOVER_TIMEOUT_MS, this.#rig.signal);
-    return running()!.atMs - killedMs;
+    return running()!.atMs;
   }
 
   async close(): Promise<void> {
@@ -166,6 +184,10 @@ class Command {
     this.#child.status.then(() => this.#ended = true);
     lines(this.#child.stdout, (line) => this.reports.push(JSON.parse(line) as Report));
     lines(this.#child.stderr, (line) => this.#lastWords = line);
+  }
+
+  get pid(): number {
+    return this.#child.pid;
   }
 
   /** Of the QEMU that was started last. */
