@@ -18,6 +18,7 @@ import { doctorCommand } from "./doctor.ts";
 import { EXIT, EXIT_CODES_HELP } from "./exit_codes.ts";
 import { exportCommand } from "./export.ts";
 import { inspectCommand } from "./inspect.ts";
+import { reprotectCommand } from "./reprotect.ts";
 import { restoreCommand } from "./restore.ts";
 import { runCommand } from "./run.ts";
 import { standbyCommand } from "./standby.ts";
@@ -34,6 +35,7 @@ export function coloCommand() {
     .addCommand(standbyCommand())
     .addCommand(statusCommand())
     .addCommand(bypassCommand())
+    .addCommand(reprotectCommand())
     .addCommand(checkpointCommand())
     .addCommand(restoreCommand())
     .addCommand(exportCommand())

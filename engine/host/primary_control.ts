@@ -8,6 +8,7 @@ import { type ControlCommands, ControlServer, defaultControlPath } from "../cont
 import type { VmConfig } from "../config/mod.ts";
 import { ColoError, messageOf } from "../errors.ts";
 import type { PrimaryPhase } from "../failover/primary.ts";
+import { type LinkAddress, parseAddress } from "../link/mod.ts";
 import type { QmpClient } from "../qmp/mod.ts";
 import type { OutboundStatistics } from "../proxy/mod.ts";
 import type { SaveResult } from "../store/mod.ts";
@@ -23,13 +24,16 @@ export interface ControlledPrimary {
   save(name: string): Promise<SaveResult>;
   /** Have frames pass the engine by, or no more. */
   bypass(on: boolean): Promise<void>;
+  /** See {@linkcode PrimaryLink.reprotect}. */
+  reprotect(address: LinkAddress): void;
 }
 
 /** The commands by their names. */
 export function primaryCommands(
   primary: ControlledPrimary,
-  { vm }: Pick<VmConfig, "vm">,
+  { vm, replication }: Pick<VmConfig, "vm" | "replication">,
 ): ControlCommands {
+  const reach = replication.encryption === "none" ? "network" : "host";
   return {
     "query-status": { arguments: {}, run: () => primary.qmp.execute("query-status") },
     "query-colo-status": {
@@ -44,6 +48,10 @@ export function primaryCommands(
     "colo-bypass": {
       arguments: { enable: "boolean" },
       run: ({ enable }) => primary.bypass(enable === true),
+    },
+    "colo-reprotect": {
+      arguments: { address: "string" },
+      run: ({ address }) => primary.reprotect(parseAddress(String(address), undefined, reach)),
     },
     "colo-checkpoint-save": {
       arguments: { name: "string" },

@@ -80,7 +80,6 @@ export class PrimaryHost {
   #stopped = false;
   #over = false;
 
-  /** @throws {ConfigError} when the config names no peer */
   constructor(options: PrimaryHostOptions) {
     this.#options = options;
     const { config, directory, qemu, encoders, answerMs, report, taken } = options;
@@ -239,6 +238,7 @@ export class PrimaryHost {
       status,
       save: (name) => this.save(name),
       bypass: (on) => this.#setBypass(on),
+      reprotect: (address) => this.#link.reprotect(address),
     }, config);
     this.#control = await openControl(config, commands, (text) => this.#notice(text));
   }

@@ -5,8 +5,8 @@
  */
 
 import type { Capture } from "../checkpoint/capture.ts";
-import { requirePeer, type VmConfig } from "../config/mod.ts";
-import { LinkError, messageOf } from "../errors.ts";
+import type { VmConfig } from "../config/mod.ts";
+import { LinkError, messageOf, StateError } from "../errors.ts";
 import type { PeerState } from "../failover/arbitration.ts";
 import type { PrimaryEvent, PrimaryPhase } from "../failover/primary.ts";
 import {
@@ -27,6 +27,7 @@ import { introductionOf } from "./introduction.ts";
 import { LinkWatch } from "./link_watch.ts";
 import { ReplicaSender } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
+import { createStandbys, SecondaryFinder } from "./standby_registry.ts";
 import { within } from "./vm_end.ts";
 
 /** The primary, as far as it is needed here. */
@@ -75,7 +76,7 @@ const ANSWER_MS = 10_000;
 export class PrimaryLink {
   readonly #options: PrimaryLinkOptions;
   readonly #primary: LinkedPrimary;
-  readonly #peer: LinkAddress;
+  readonly #finder: SecondaryFinder;
   #link: Link | undefined;
   #sender: ReplicaSender | undefined;
   /** Fulfilled when the secondary has said its last word on the link that there is. */
@@ -85,11 +86,15 @@ export class PrimaryLink {
   #gaveUp = false;
   #seedBeganMs = 0;
 
-  /** @throws {ConfigError} when the config names no peer */
   constructor(options: PrimaryLinkOptions, primary: LinkedPrimary) {
+    const { config, arbitration } = options;
     this.#options = options;
     this.#primary = primary;
-    this.#peer = requirePeer(options.config);
+    this.#finder = new SecondaryFinder(
+      config.replication.peer,
+      createStandbys(config),
+      arbitration.holder,
+    );
   }
 
   /** The last secondary has said that it cannot take over. */
@@ -101,50 +106,82 @@ export class PrimaryLink {
    * Whether the VM runs at the peer, which may be the only one to know.
    */
   async askPeer(): Promise<PeerState> {
+    const { peer } = this.#options.config.replication;
+    // Where none is known there is an arbiter, who knows better.
+    if (peer === undefined) return { type: "idle" };
     try {
-      closeLink(await openLink(this.#peer, this.#introduction, ASK_PEER_MS));
+      closeLink(await openLink(peer, this.#introduction, ASK_PEER_MS));
       return { type: "idle" };
     } catch (error) {
       if (!(error instanceof RefusedError)) return { type: "silent" };
       if (error.generation === 0) return { type: "busy", reason: error.message };
-      const where = formatAddress(this.#peer);
       return {
         type: "runs",
-        reason: `it runs at ${where}, which has taken it over; stand by for it with ` +
+        reason:
+          `it runs at ${formatAddress(peer)}, which has taken it over; stand by for it with ` +
           "`colo standby`, or end it there first",
       };
     }
   }
 
+  /**
+   * Take this secondary, and no other from now on.
+   *
+   * @throws {StateError} when there is one already; it goes on
+   */
+  reprotect(address: LinkAddress): void {
+    if (this.#link !== undefined) {
+      throw new StateError(
+        "Cannot take another secondary: there is one; end that one first",
+        this.#primary.phase(),
+        "a primary without a secondary",
+      );
+    }
+    this.#finder.order(address);
+  }
+
   /** Look for a secondary, and for another when it is lost, as long as the primary lives. */
   async connectAgainAndAgain(): Promise<void> {
-    const { arbitration } = this.#options;
     const primary = this.#primary;
-    let complaint = "";
+    /** What was last heard of each, so that it is said once. */
+    const complaints = new Map<string, string>();
     while (!primary.isDone()) {
-      try {
-        // A generation that is being claimed is no other's to share.
-        while (arbitration.isClaiming && !primary.isDone()) await sleep(RECONNECT_MS);
+      const candidates = await this.#finder.candidates(performance.now());
+      for (const address of candidates) {
         if (primary.isDone()) return;
-        const { generation } = arbitration;
-        const link = await openLink(this.#peer, this.#introduction);
-        complaint = "";
-        if (primary.isDone()) return closeLink(link);
-        const { isClaiming } = arbitration;
-        if (isClaiming || generation !== arbitration.generation) closeLink(link);
-        else await this.#serve(link);
-      } catch (error) {
-        const message = messageOf(error);
-        const refused = error instanceof RefusedError ? error.generation : 0;
-        // Without a third party both sides may have gone on from the same generation.
-        if (refused > 0 && refused >= arbitration.generation) {
-          return primary.step({ type: "stale", reason: `${message} (generation ${refused})` });
+        const name = formatAddress(address);
+        try {
+          await this.#connect(address, () => complaints.delete(name));
+        } catch (error) {
+          const message = messageOf(error);
+          const refused = error instanceof RefusedError ? error.generation : 0;
+          // Without a third party both sides may have gone on from the same generation.
+          if (refused > 0 && refused >= this.#options.arbitration.generation) {
+            return primary.step({ type: "stale", reason: `${message} (generation ${refused})` });
+          }
+          const isNews = complaints.get(name) !== message;
+          if (isNews && !primary.isDone()) this.#notice(`${message}; trying again`);
+          complaints.set(name, message);
         }
-        if (message !== complaint && !primary.isDone()) this.#notice(`${message}; trying again`);
-        complaint = message;
       }
       await sleep(RECONNECT_MS);
     }
+  }
+
+  /** Work with a secondary until it is lost. */
+  async #connect(address: LinkAddress, connected: () => void): Promise<void> {
+    const { arbitration } = this.#options;
+    const primary = this.#primary;
+    // A generation that is being claimed is no other's to share.
+    while (arbitration.isClaiming && !primary.isDone()) await sleep(RECONNECT_MS);
+    if (primary.isDone()) return;
+    const { generation } = arbitration;
+    const link = await openLink(address, this.#introduction);
+    connected();
+    const { isClaiming } = arbitration;
+    const isLate = isClaiming || generation !== arbitration.generation;
+    if (isLate || primary.isDone()) closeLink(link);
+    else await this.#serve(link);
   }
 
   /** Wait until the secondary has acted on what it was told: it says that it took over, or breaks off. */

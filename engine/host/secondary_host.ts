@@ -46,6 +46,7 @@ import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
+import { createStandbys, StandbyOffer } from "./standby_registry.ts";
 import type { RunNotebook } from "./start_vm.ts";
 import { within } from "./vm_end.ts";
 
@@ -83,6 +84,7 @@ export class SecondaryHost {
   /** What the primary that was accepted last says of itself. */
   #introduction: Introduction | undefined;
   #heartbeat: Heartbeat | undefined;
+  #offered: StandbyOffer | undefined;
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
   #link: Link | undefined;
@@ -124,12 +126,23 @@ export class SecondaryHost {
       this.#side = side;
       await side.start();
       await this.#plugs.install("secondary");
+      this.#offer();
       if (this.#options.takeOver) this.#takeOverUnasked();
       this.#acceptPrimaries(listener).catch((error) => this.#fail(error));
       return await this.#ended.promise;
     } finally {
       await this.#close();
     }
+  }
+
+  /** Have a primary that has no secondary find this one. */
+  #offer(): void {
+    const { config } = this.#options;
+    const standbys = createStandbys(config);
+    if (standbys === undefined) return;
+    const standby = { id: this.#arbitration.holder, address: this.#address };
+    const { leaseMs } = config.failover;
+    this.#offered = new StandbyOffer(standbys, standby, leaseMs, (text) => this.#notice(text));
   }
 
   /**
@@ -335,6 +348,7 @@ export class SecondaryHost {
 
   async #takeOver(reason: string): Promise<void> {
     const side = this.#side!;
+    this.#offered?.withdraw();
     const [atMs] = await Promise.all([
       side.takeOver().finally(() => this.#noteThatItRuns()),
       this.#plugs.failOver().catch((error) => this.#notice(messageOf(error))),
@@ -347,7 +361,8 @@ export class SecondaryHost {
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
-    if (this.#options.config.replication.peer !== undefined) this.#protectAgain();
+    const { replication: { peer }, failover: { arbiter } } = this.#options.config;
+    if (peer !== undefined || arbiter === "etcd") this.#protectAgain();
   }
 
   /** Whoever comes after this engine must not take it for a standby that nobody needs. */
@@ -401,6 +416,7 @@ export class SecondaryHost {
     this.#over = true;
     this.#listener?.close();
     this.#heartbeat?.stop();
+    await this.#offered?.withdraw();
     await this.#arbitration.close();
     const { phase } = this.#machine;
     if (this.#link !== undefined && ["waiting", "seeding", "protecting"].includes(phase)) {

@@ -8,7 +8,7 @@ const UPDATE = Deno.env.get("COLO_UPDATE_GOLDEN") === "1";
 
 const COMMANDS = [
   ...["", "demo", "run", "standby", "doctor", "inspect", "restore", "export", "checkpoint"],
-  ...["status", "bypass"],
+  ...["status", "bypass", "reprotect"],
   ...["save", "list", "show", "verify", "prepare", "delete"].map((word) => `checkpoint ${word}`),
 ];
 

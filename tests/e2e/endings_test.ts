@@ -26,6 +26,11 @@ function sinceBoot(text: string): string {
   return text.slice(text.lastIndexOf("colo-boot "));
 }
 
+function lastPhase(pair: Commands): string {
+  const last = pair.side("standby").reports.findLast(({ event }) => event === "secondary");
+  return last?.event === "secondary" ? last.phase : "";
+}
+
 /** Wait until a primary that was protected is so again. */
 async function protectedAgain(pair: Commands, after: number): Promise<void> {
   const { reports } = pair.side("primary");
@@ -42,7 +47,7 @@ for (const mode of MODES) {
     await using pair = new Commands();
     await pair.start({
       replication: [`mode = "${mode}"`, "period = 100"],
-      append: "colo.end=reboot colo.end_tick=20",
+      append: "colo.end=reboot colo.end_tick=16",
     });
     await pair.phase("primary", "protected");
     const from = pair.side("primary").reports.length;
@@ -50,7 +55,7 @@ for (const mode of MODES) {
     const ticks = () => new ConsoleVerifier().push(sinceBoot(consoleText(pair, "primary")));
     await until(() => ticks().length >= 2, WAIT_MS, "the guest ticks again");
     const said = pair.side("primary").reports.slice(from);
-    assertEquals(said.filter(({ event }) => event === "primary" || event === "seeded"), []);
+    assertEquals(said.filter(({ event }) => event === "primary"), []);
     const booted = new ConsoleVerifier();
     const last = booted.push(sinceBoot(consoleText(pair, "primary"))).at(-1)!;
     const shown = mode === "colo" ? consoleText(pair, "standby").length : 0;
@@ -88,10 +93,11 @@ for (const { mode, action } of PANICS) {
       extraArgs: ["-device", "pvpanic", "-action", `panic=${action}`],
     });
     await pair.phase("primary", "protected");
-    const ended = await pair.phase("standby", "ended");
-    assertEquals(ended.reason, "the guest has panicked");
+    const { reason } = await pair.phase("primary", "ended");
+    assertEquals(reason, "the guest has panicked");
     assertEquals(await pair.side("primary").exited(), 0);
-    assertEquals(await pair.side("standby").exited(), 0);
+    // A secondary VM that panicked a moment before is being replaced, and nothing is said to it.
+    await until(() => ["ended", "waiting"].includes(lastPhase(pair)), WAIT_MS, "the standby knows");
     assert(pair.side("standby").reports.every(({ event }) => event !== "running"));
   });
 }
