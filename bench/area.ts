@@ -17,6 +17,7 @@ export const AREA_NAMES = [
   "failover",
   "compare",
   "net",
+  "disk",
 ] as const;
 
 /** Name of an area. */

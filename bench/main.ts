@@ -12,6 +12,7 @@ import { COMPARE } from "./compare.ts";
 import { readHostFacts, readVersions } from "./host_facts.ts";
 import { CONTINUOUS } from "./continuous.ts";
 import { FAILOVER } from "./failover.ts";
+import { DISK } from "./disk.ts";
 import { benchKernels } from "./kernels.ts";
 import { NET } from "./net.ts";
 import { PAUSE } from "./pause.ts";
@@ -40,6 +41,7 @@ const AREAS: readonly Area[] = [
   FAILOVER,
   COMPARE,
   NET,
+  DISK,
 ];
 
 const HERE = import.meta.dirname!;

@@ -143,6 +143,9 @@ export const NBD_OPTION_BYTES_MAX = 64 * 1024;
 /** Requests of one NBD connection that wait for their answer: QEMU has 16, Linux some hundred. */
 export const NBD_REQUESTS_MAX = 1024;
 
+/** Disks of a VM that are replicated: each has a number of one byte, and a PC has no more slots. */
+export const DISKS_MAX = 28;
+
 /** Bytes of writes that wait for a secondary to load: two of the largest, and half a second of a disk. */
 export const DISK_GATE_BYTES_MAX = 64 * 1024 * 1024;
 

@@ -8,7 +8,14 @@ export { DiskLog, type DiskWrite, type HeldMemory } from "./disk_log.ts";
 export * from "./disk_replica.ts";
 export { DiskGate } from "./gate.ts";
 export type { GateEffect, GateOptions } from "./gate_effects.ts";
-export { type BlockMonitor, diskNames, type GuestDisk } from "./monitor.ts";
+export {
+  type BlockMonitor,
+  blockNodes,
+  diskNames,
+  type GuestDisk,
+  REPLICA_SUFFIX,
+  requireNode,
+} from "./monitor.ts";
 export * from "./nbd.ts";
 export * from "./nbd_reader.ts";
 export * from "./nbd_server.ts";

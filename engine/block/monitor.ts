@@ -37,6 +37,9 @@ export interface GuestDisk {
   readonly device: string;
 }
 
+/** What the name of every primary's connection to a secondary's disk ends with. */
+export const REPLICA_SUFFIX = "-replica";
+
 /** What the nodes, exports and jobs of a disk are called. QEMU takes 31 characters. */
 export function diskNames({ node }: Pick<GuestDisk, "node">) {
   const quorum = `colo-${node}`;
@@ -46,7 +49,7 @@ export function diskNames({ node }: Pick<GuestDisk, "node">) {
     /** In the place of the disk for a moment. */
     placeholder: `${quorum}-none`,
     /** The primary's connection to the secondary's disk. */
-    replica: `${quorum}-replica`,
+    replica: `${quorum}${REPLICA_SUFFIX}`,
     /** The job that makes the secondary's disk equal. */
     job: `${quorum}-sync`,
     /** On the secondary: what its own VM writes, and what the primary's writes cover. */

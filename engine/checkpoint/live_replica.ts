@@ -3,9 +3,9 @@
  *
  * ```text
  *            seedBegin        commit(seed)             READY
- *  empty ------------> seeding --------> starting -------------> idle <------------------------+
- *                                                                 | load                       |
- *                                        preparing -prepared-> asked -REPLY-> loading -LOADED--+
+ *  empty ------------> seeding --------> starting -------------> idle <----------------------+
+ *                                                                 | load                     |
+ *        preparing -prepared-> asked -REPLY-> settling ---------> loading -LOADED------------+
  * ```
  *
  * QEMU is given a checkpoint only when the engine holds it as a whole. Checkpoints that wait, because
@@ -34,6 +34,7 @@ export type LiveReplicaState =
   | "idle"
   | "preparing"
   | "asked"
+  | "settling"
   | "loading";
 
 /** The engine's side of one secondary QEMU. */
@@ -51,6 +52,8 @@ export class LiveReplica implements Replica {
   #heldBytes = 0;
   #wanted = false;
   #loadingEpoch = 0;
+  /** What QEMU is given when the disks are settled. */
+  #loading: readonly Uint8Array[] = [];
   #wholeEpoch = -1;
 
   /** @param heldBytesMax More than this is not held without a load */
@@ -112,6 +115,8 @@ export class LiveReplica implements Replica {
       case "prepared":
         // The replica it was for may have been thrown away meanwhile.
         return this.#state === "preparing" ? this.prepared() : [];
+      case "disks-settled":
+        return this.#state === "settling" ? this.disksSettled() : [];
       case "qemu-answer":
         return this.received(answer.bytes);
       default:
@@ -191,6 +196,15 @@ export class LiveReplica implements Replica {
     return [{ type: "write", bytes: [write.coloMessage("checkpoint-request")] }];
   }
 
+  /** The disks are as of the checkpoint that is to be loaded. */
+  disksSettled(): ReplicaEffect[] {
+    this.#require("settling");
+    this.#state = "loading";
+    const bytes = this.#loading;
+    this.#loading = [];
+    return [{ type: "write", bytes }];
+  }
+
   /**
    * QEMU has answered.
    *
@@ -211,8 +225,12 @@ export class LiveReplica implements Replica {
         this.#state = "idle";
         return [{ type: "loaded", epoch: this.#epoch }, ...this.#next()];
       case "asked checkpoint-reply":
-        this.#state = "loading";
-        return [{ type: "stopped", epoch: this.#heldEpoch! }, this.#takeHeld()];
+        this.#state = "settling";
+        this.#loading = this.#takeHeld();
+        return [
+          { type: "stopped", epoch: this.#loadingEpoch },
+          { type: "settle", epoch: this.#loadingEpoch },
+        ];
       case "loading vmstate-received":
         return [];
       case "loading vmstate-loaded":
@@ -233,7 +251,7 @@ export class LiveReplica implements Replica {
   }
 
   /** What is held now is loaded; what comes from here on is for the next load. */
-  #takeHeld(): ReplicaEffect {
+  #takeHeld(): readonly Uint8Array[] {
     const id = this.#ramSectionId;
     const chunks = this.#chunks;
     const deviceState = this.#deviceState;
@@ -243,18 +261,15 @@ export class LiveReplica implements Replica {
     this.#heldEpoch = undefined;
     this.#heldBytes = 0;
     this.#wanted = false;
-    return {
-      type: "write",
-      bytes: [
-        write.coloMessage("vmstate-send"),
-        write.ramEnd(id),
-        ...chunks,
-        write.ramSectionEnd(id),
-        write.endOfFile(),
-        write.vmstateSize(deviceState.length),
-        deviceState,
-      ],
-    };
+    return [
+      write.coloMessage("vmstate-send"),
+      write.ramEnd(id),
+      ...chunks,
+      write.ramSectionEnd(id),
+      write.endOfFile(),
+      write.vmstateSize(deviceState.length),
+      deviceState,
+    ];
   }
 
   #require(state: LiveReplicaState): void {

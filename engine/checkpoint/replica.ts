@@ -21,6 +21,11 @@ export type ReplicaEffect =
   | { readonly type: "write"; readonly bytes: readonly Uint8Array[] }
   /** Get QEMU ready for a load, then answer `prepared`. */
   | { readonly type: "prepare" }
+  /**
+   * The VM stands still for the load of this checkpoint: get to its disks all that was written before it,
+   * then answer `disks-settled`.
+   */
+  | { readonly type: "settle"; readonly epoch: number }
   | { readonly type: "image"; readonly command: ImageCommand }
   /** A VM that runs along stands still, and goes on from this checkpoint. */
   | { readonly type: "stopped"; readonly epoch: number }
@@ -31,6 +36,8 @@ export type ReplicaEffect =
 export type ReplicaAnswer =
   /** QEMU has been prepared for a load. */
   | { readonly type: "prepared" }
+  /** The disks are as of the checkpoint that is to be loaded. */
+  | { readonly type: "disks-settled" }
   /** Bytes from the secondary QEMU. */
   | { readonly type: "qemu-answer"; readonly bytes: Uint8Array }
   /** A checkpoint that was held before this process began, if there was one. */

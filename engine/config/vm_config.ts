@@ -16,7 +16,8 @@
  *
  * [[vm.disks]]
  * path = "web1.qcow2"
- * format = "qcow2"               # raw or qcow2: a qcow2 disk written to as raw is destroyed
+ * format = "qcow2"               # raw or qcow2: a qcow2 disk written to as raw is destroyed; on the standby a file of
+ *                                # the same size, which is made equal to the primary's
  *
  * [[vm.nics]]
  * mac = "52:54:00:12:34:56"
@@ -36,6 +37,7 @@
  * revive = false                 # on the primary: a QEMU that crashes without a standby is started again from the last checkpoint
  * stateDirectory = "/dev/shm/x"  # on a continuous standby: where the guest's memory is kept; chosen by itself when left out
  * sharedMemory = true            # on a continuous standby: whether QEMU runs on that memory itself; if not it has its own
+ * overlayDirectory = "/dev/shm/y" # on a colo standby: where its VM's own writes to the disks are kept; chosen by itself when left out
  * encryption = "none"            # only to take addresses of other hosts: the network is trusted
  * peer = "127.0.0.1:7700"        # on the primary: where its standby listens
  * listen = "127.0.0.1:7700"      # on the standby
@@ -78,7 +80,7 @@
 import { dirname, resolve } from "@std/path/mod.js";
 import { parse, stringify } from "@std/toml/mod.js";
 import { ConfigError } from "../errors.ts";
-import { IN_FLIGHT_MAX } from "../limits.ts";
+import { DISKS_MAX, IN_FLIGHT_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress, parseAddress } from "../link/address.ts";
 import { findDuplicate } from "./duplicates.ts";
 import {
@@ -153,6 +155,8 @@ export interface ReplicationSection {
   readonly stateDirectory?: string | undefined;
   /** Whether the standby QEMU maps that memory, or has it fed to memory of its own. */
   readonly sharedMemory: boolean;
+  /** Where a secondary that runs keeps what it writes to its disks; chosen by itself when left out. */
+  readonly overlayDirectory?: string | undefined;
   /** "none": the link may leave this machine, and anyone on its way can read and change it. */
   readonly encryption?: "none" | undefined;
   readonly peer?: LinkAddress | undefined;
@@ -209,6 +213,7 @@ const REPLICATION_KEYS = [
   "revive",
   "stateDirectory",
   "sharedMemory",
+  "overlayDirectory",
   "encryption",
   "peer",
   "listen",
@@ -275,6 +280,7 @@ export function parseVmConfig(text: string, path: string): VmConfig {
   const controlTable = root.table("control", ["socket"]);
   const vm = readVm(vmTable, directory);
   const replication = readReplication(replicationTable, directory);
+  if (vm.disks.length > 0) checkForDisks(replicationTable, replication, vm.disks);
   const qemuPath = qemuTable.text("path");
   const store = readStore(storeTable, directory);
   const controlPath = controlTable.text("socket");
@@ -320,7 +326,7 @@ function readVm(table: Table<typeof VM_KEYS[number]>, directory: string): VmSect
     append: table.text("append"),
     console: file("console"),
     extraArgs: table.texts("extraArgs"),
-    disks: table.tables("disks", DISK_KEYS).map((disk) => readDisk(disk, directory)),
+    disks: readDisks(table, directory),
     nics: readNics(table.tables("nics", NIC_KEYS), directory),
   };
   if (vm.kernel === undefined) {
@@ -329,6 +335,15 @@ function readVm(table: Table<typeof VM_KEYS[number]>, directory: string): VmSect
     if (vm.disks.length === 0) table.fail("kernel", "is missing: give vm.kernel or [[vm.disks]]");
   }
   return vm;
+}
+
+function readDisks(
+  table: Table<typeof VM_KEYS[number]>,
+  directory: string,
+): readonly DiskSection[] {
+  const disks = table.tables("disks", DISK_KEYS).map((disk) => readDisk(disk, directory));
+  if (disks.length <= DISKS_MAX) return disks;
+  return table.fail("disks", `has ${disks.length} disks, of which ${DISKS_MAX} can be replicated`);
 }
 
 function readDisk(table: Table<typeof DISK_KEYS[number]>, directory: string): DiskSection {
@@ -435,6 +450,7 @@ function readReplication(
     );
   }
   const stateDirectory = table.text("stateDirectory");
+  const overlayDirectory = table.text("overlayDirectory");
   const encryption = table.choice("encryption", ["none"]);
   const reach = encryption === "none" ? "network" : "host";
   const address = (key: "peer" | "listen") => {
@@ -461,10 +477,28 @@ function readReplication(
     revive: table.boolean("revive") ?? false,
     stateDirectory: stateDirectory === undefined ? undefined : resolve(directory, stateDirectory),
     sharedMemory: table.boolean("sharedMemory") ?? true,
+    overlayDirectory: overlayDirectory && resolve(directory, overlayDirectory),
     encryption,
     peer: address("peer"),
     listen: address("listen"),
   };
+}
+
+/** What cannot be had together with disks. */
+function checkForDisks(
+  table: Table<typeof REPLICATION_KEYS[number]>,
+  replication: ReplicationSection,
+  disks: readonly DiskSection[],
+) {
+  if (replication.mode === "continuous" && disks.some(({ format }) => format !== "raw")) {
+    table.fail(
+      "mode",
+      'is "continuous", which keeps raw disks alone: convert them, or use "colo"',
+    );
+  }
+  if (replication.revive) {
+    table.fail("revive", "would bring back memory that is older than [[vm.disks]]: leave it out");
+  }
 }
 
 function readStore(
@@ -522,7 +556,8 @@ export function formatVmConfig(config: VmConfig): string {
   const failoverTable = formatFailover(config.failover);
   const { memoryMiB, ...rest } = vm;
   const { mode, periodMs, microPeriodMs, minIntervalMs, pauseShareMax, inFlightMax } = replication;
-  const { encryption, peer, listen, revive, stateDirectory, sharedMemory } = replication;
+  const { encryption, peer, listen, revive, stateDirectory, sharedMemory, overlayDirectory } =
+    replication;
   return stringify({
     vm: present({ ...rest, memory: memoryMiB }),
     replication: present({
@@ -535,6 +570,7 @@ export function formatVmConfig(config: VmConfig): string {
       revive,
       stateDirectory,
       sharedMemory,
+      overlayDirectory,
       encryption,
       peer: peer && formatAddress(peer),
       listen: listen && formatAddress(listen),

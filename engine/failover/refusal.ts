@@ -70,5 +70,15 @@ export function refusalOf(
   if (introduction.nics !== own.nics) {
     return differs("network cards", own.nics, introduction.nics);
   }
+  if (introduction.disks.length !== own.disks.length) {
+    return differs("disks", own.disks.length, introduction.disks.length);
+  }
+  const other = own.disks.findIndex((sizeBytes, index) => sizeBytes !== introduction.disks[index]);
+  if (other >= 0) {
+    return {
+      reason: `its disk ${other} has ${own.disks[other]} bytes, the primary's ` +
+        `${introduction.disks[other]}: give both the same size`,
+    };
+  }
   return undefined;
 }

@@ -45,6 +45,8 @@ export type SecondaryEvent =
   | ReplicaAnswer
   /** The primary QEMU is gone for certain. */
   | { readonly type: "primary-lost"; readonly reason: string }
+  /** Too much waits for a load. */
+  | { readonly type: "load-held" }
   /** Whoever knows that the primary is gone says so. */
   | { readonly type: "take-over"; readonly reason: string }
   /** The arbiter's answer to a claim: take over. */
@@ -90,8 +92,11 @@ export class SecondaryMachine {
   #entitled = false;
   #takeoverBegun = false;
 
-  /** @param createReplica Makes one that holds nothing; another takes its place when it is spoilt */
-  constructor(readonly createReplica: () => Replica) {
+  /**
+   * @param createReplica Makes one that holds nothing; another takes its place when it is spoilt
+   * @param seedSuffices Whether the VM could run from a seed alone: its disks have gone on since
+   */
+  constructor(readonly createReplica: () => Replica, readonly seedSuffices = true) {
     this.#replica = createReplica();
   }
 
@@ -144,6 +149,8 @@ export class SecondaryMachine {
         return this.#commit(event.epoch, event.commit);
       case "primary-lost":
         return this.#primaryLost(event.reason);
+      case "load-held":
+        return this.#replicaEffects(this.#replica.loadHeld());
       case "take-over":
         return this.#claim("ordered", event.reason);
       case "granted":
@@ -232,7 +239,8 @@ export class SecondaryMachine {
   }
 
   #primaryLost(reason: string): SecondaryEffect[] {
-    if (this.#phase === "seeding" && this.#replica.seeding) {
+    const isWhole = this.seedSuffices ? !this.#replica.seeding : this.#entitled;
+    if ((this.#phase === "seeding" || this.#phase === "protecting") && !isWhole) {
       return this.#beginAnew(`${reason}, before this secondary was whole: it cannot take over`);
     }
     // A seed that is held as a whole is as good as any checkpoint: it is being loaded.

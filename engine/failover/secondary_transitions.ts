@@ -67,6 +67,7 @@ const COMMON = {
   "undecided": { deciding: "orphaned", otherwise: "ignored" },
   "promoted": { "taking-over": "promoted", otherwise: "impossible" },
   "goodbye": { ...LATE, otherwise: "ended" },
+  "load-held": { promoted: "ignored", otherwise: "stays" },
 } as const satisfies Partial<Record<SecondaryEvent["type"], SecondaryRow>>;
 
 const ENTITLED = "it holds all that was said";
@@ -100,13 +101,14 @@ export const LIVE_TRANSITIONS: Transitions<SecondaryPhase, SecondaryEvent["type"
     "seed-begin": { waiting: "seeding", ...LATE, otherwise: "forbidden" },
     "primary-lost": {
       seeding: { deciding: WHOLE, starting: NOT_WHOLE },
-      protecting: "deciding",
+      protecting: { deciding: WHOLE, starting: NOT_WHOLE },
       orphaned: { deciding: UNLINKED, orphaned: LINKED },
       otherwise: "ignored",
     },
     "stale": { deciding: "starting", otherwise: "ignored" },
     "qemu-lost": { "taking-over": "ended", promoted: "ended", otherwise: "starting" },
     "prepared": ANSWER,
+    "disks-settled": ANSWER,
     "qemu-answer": LOADING_ANSWER,
     "recovered": IMPOSSIBLE,
     "standby-ready": IMPOSSIBLE,
@@ -144,7 +146,8 @@ export const IMAGE_TRANSITIONS: Transitions<SecondaryPhase, SecondaryEvent["type
         orphaned: `${NOT_WHOLE}, ${HOLDING}`,
         waiting: `${NOT_WHOLE}, ${EMPTY}`,
       },
-      protecting: "deciding",
+      // An image of a seed is held by then.
+      protecting: { deciding: WHOLE, orphaned: NOT_WHOLE },
       orphaned: { deciding: UNLINKED, orphaned: LINKED },
       otherwise: "ignored",
     },
@@ -152,6 +155,7 @@ export const IMAGE_TRANSITIONS: Transitions<SecondaryPhase, SecondaryEvent["type
     // Before a takeover it is no part of what is held, and is replaced.
     "qemu-lost": { "taking-over": "ended", promoted: "ended", otherwise: "impossible" },
     "prepared": IMPOSSIBLE,
+    "disks-settled": IMPOSSIBLE,
     "qemu-answer": IMPOSSIBLE,
     "recovered": { starting: "stays", otherwise: "impossible" },
     "standby-ready": LOADING_ANSWER,

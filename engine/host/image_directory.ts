@@ -36,22 +36,28 @@ export interface ImagePlace {
 export function imagePlace(config: VmConfig, freeBytes = freeBytesOf): ImagePlace {
   const { stateDirectory, sharedMemory } = config.replication;
   if (stateDirectory !== undefined) return { directory: stateDirectory, shared: sharedMemory };
-  const hash = createHash("sha256").update(config.path).digest("hex").slice(0, 8);
-  const name = `colo-${config.vm.name}-${hash}`;
-  const inMemory = `${SHARED_MEMORY_DIRECTORY}/${name}`;
+  const inMemory = memoryDirectory(config);
   const neededBytes = config.vm.memoryMiB * 1024 * 1024 + SLACK_BYTES;
   if (exists(inMemory) || freeBytes(SHARED_MEMORY_DIRECTORY) >= neededBytes) {
     return { directory: inMemory, shared: sharedMemory };
   }
+  const onDisk = inMemory.replace(SHARED_MEMORY_DIRECTORY, "/var/tmp");
   return {
-    directory: `/var/tmp/${name}`,
+    directory: onDisk,
     shared: false,
     notice: `${SHARED_MEMORY_DIRECTORY} has no room for the guest's memory: its copy is kept in ` +
-      `/var/tmp/${name}, and a takeover takes longer`,
+      `${onDisk}, and a takeover takes longer`,
   };
 }
 
-function freeBytesOf(path: string): number {
+/** A directory in memory for what belongs to this VM: the same at every start. */
+export function memoryDirectory({ vm, path }: VmConfig): string {
+  const hash = createHash("sha256").update(path).digest("hex").slice(0, 8);
+  return `${SHARED_MEMORY_DIRECTORY}/colo-${vm.name}-${hash}`;
+}
+
+/** What the file system of a directory has room for, in bytes. */
+export function freeBytesOf(path: string): number {
   try {
     const { bavail, bsize } = statfsSync(path);
     return bavail * bsize;
@@ -157,7 +163,8 @@ export class ImageDirectory implements ImageFiles, Disposable {
   }
 }
 
-class DiskFile implements ImageFile {
+/** A file that is open. */
+export class DiskFile implements ImageFile {
   readonly #file: Deno.FsFile;
   #sizeBytes: number;
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { FromDisks, ToDisks } from "../block/disk_keeper.ts";
 import { StoreError } from "../errors.ts";
 import type { FromKeeper, ToKeeper } from "../image/keeper.ts";
 import { IMAGE_QUEUE_BYTES_MAX } from "../limits.ts";
@@ -12,7 +13,7 @@ import type { FromImage, ToImage } from "./image_worker.ts";
 /** One guest's copy. */
 export class ImagePort {
   readonly #worker: Worker;
-  readonly #handle: (answer: FromKeeper) => void;
+  readonly #handle: (answer: FromKeeper | FromDisks) => void;
   readonly #failed: (error: StoreError) => void;
   readonly #closed = Promise.withResolvers<void>();
   /** What it is to be told once it listens. */
@@ -23,12 +24,14 @@ export class ImagePort {
   /**
    * Start the worker, and take a directory.
    *
+   * @param diskPaths The guest's disks, which are kept as well
    * @param handle Called with what the keeper answers
    * @param failed Called when nothing more can be kept
    */
   constructor(
     directory: string,
-    handle: (answer: FromKeeper) => void,
+    diskPaths: readonly string[],
+    handle: (answer: FromKeeper | FromDisks) => void,
     failed: (error: StoreError) => void,
   ) {
     this.#handle = handle;
@@ -40,10 +43,11 @@ export class ImagePort {
       this.#closed.resolve();
       this.#fail(`Cannot keep the guest's memory: ${event.message}`);
     };
-    this.#post({ type: "open", directory });
+    this.#post({ type: "open", directory, diskPaths });
   }
 
-  tell(command: ToKeeper): void {
+  tell(command: ToKeeper | ToDisks): void {
+    if (command.type === "disk-bytes") this.#queuedBytes += command.bytes.length;
     if (!("chunk" in command)) return this.#post(command);
     this.#queuedBytes += command.chunk.length;
     // Its buffer goes along, so it must hold nothing else.
@@ -80,6 +84,7 @@ export class ImagePort {
       case "failed":
         return this.#fail(answer.reason);
       case "done":
+      case "disk-taken":
         this.#queuedBytes -= answer.bytes;
         if (this.#queuedBytes > IMAGE_QUEUE_BYTES_MAX) return;
         this.#room?.resolve();

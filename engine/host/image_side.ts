@@ -6,7 +6,16 @@
  */
 
 import type { ReplicaEffect } from "../checkpoint/replica.ts";
-import { LocalProtocolError, messageOf, QemuError, StoreError } from "../errors.ts";
+import {
+  LinkError,
+  LocalProtocolError,
+  messageOf,
+  QemuError,
+  StoreError,
+  WireError,
+} from "../errors.ts";
+import { closeLink, type Link, type Message } from "../link/mod.ts";
+import type { FromDisks } from "../block/disk_keeper.ts";
 import type { FromKeeper, Target } from "../image/keeper.ts";
 import type { HeldCheckpoint, Recovery } from "../image/store.ts";
 import { type ImagePlace, imagePlace } from "./image_directory.ts";
@@ -35,6 +44,12 @@ export class ImageSide implements ReplicaSide {
   #standing: Promise<void> = Promise.resolve();
   #standby: StandbyQemu | undefined;
   #feeding = 0;
+  #primary: Link | undefined;
+  /** A primary writes to the disks; the last checkpoint whose mark has come, for each. */
+  #hasBegun = false;
+  readonly #epochs: number[];
+  /** Whoever waits for a mark looks again then. */
+  #news = Promise.withResolvers<void>();
   /** The one that has all it needs. */
   #fed = Promise.withResolvers<StandbyQemu>();
   #isFed = false;
@@ -44,10 +59,12 @@ export class ImageSide implements ReplicaSide {
 
   constructor(options: SideOptions) {
     this.#options = options;
+    this.#epochs = options.config.vm.disks.map(() => 0);
     this.#place = imagePlace(options.config);
     if (this.#place.notice !== undefined) this.#notice(this.#place.notice);
     this.#image = new ImagePort(
       this.#place.directory,
+      options.config.vm.disks.map(({ path }) => path),
       (answer) => this.#answered(answer),
       (error) => {
         this.#recovered.reject(error);
@@ -93,10 +110,47 @@ export class ImageSide implements ReplicaSide {
 
   loaded(): void {}
 
-  /** No VM runs that could say or hear anything. */
-  connect(): void {}
+  /** No VM runs that could say or hear anything, but its disks answer. */
+  connect(primary: Link | undefined): void {
+    this.#primary = primary;
+    this.#epochs.fill(0);
+    this.#hasBegun = false;
+    this.#tellNews();
+  }
 
   frames(): void {}
+
+  get diskSizes(): readonly number[] {
+    return this.#options.config.vm.disks.map(({ path }) => Deno.statSync(path).size);
+  }
+
+  async written({ disk, epoch, bytes }: Extract<Message, { type: "nbd" }>): Promise<void> {
+    if (disk >= this.#epochs.length) throw new WireError(`Cannot take writes to disk ${disk}`, 0);
+    if (!this.#hasBegun) this.#image.tell({ type: "disks-begin" });
+    this.#hasBegun = true;
+    this.#image.tell({ type: "disk-bytes", disk, epoch, bytes });
+    this.#epochs[disk] = Math.max(epoch, this.#epochs[disk]!);
+    this.#tellNews();
+    await this.#image.room();
+  }
+
+  async arrived(epoch: number): Promise<void> {
+    const primary = this.#primary;
+    // What is told behind it comes behind it.
+    while (this.#epochs.some((marked) => marked < epoch)) {
+      if (primary === undefined || this.#primary !== primary) {
+        throw new LinkError("Cannot take a checkpoint: what was written before it did not come");
+      }
+      await this.#news.promise;
+    }
+  }
+
+  #tellNews(): void {
+    this.#news.resolve();
+    this.#news = Promise.withResolvers();
+  }
+
+  async merge(): Promise<void> {}
 
   room(): Promise<void> {
     return this.#image.room();
@@ -136,9 +190,18 @@ export class ImageSide implements ReplicaSide {
     await this.#image.close();
   }
 
-  #answered(answer: FromKeeper): void {
+  #answered(answer: FromKeeper | FromDisks): void {
     const { events } = this.#options;
     switch (answer.type) {
+      case "disk-answer": {
+        const { disk, bytes } = answer;
+        this.#primary?.disks.send({ type: "nbd", epoch: 0, disk, bytes }).catch(() => {});
+        return;
+      }
+      case "disk-failed":
+        this.#notice(answer.reason);
+        if (this.#primary !== undefined) closeLink(this.#primary);
+        return;
       case "recovered":
         return this.#recovered.resolve(answer.recovery);
       case "taken":

@@ -6,12 +6,16 @@
 
 import type { ReplicaEffect } from "../checkpoint/replica.ts";
 import { LocalProtocolError, QemuError } from "../errors.ts";
-import type { LinkConnection, Message } from "../link/mod.ts";
+import type { Link, Message } from "../link/mod.ts";
 import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
+import { qemuTool } from "../vm/mod.ts";
 import { beginSecondary, forgetTranslations, takeOver } from "./colo_qemu.ts";
 import { watchForHang } from "./hang_watch.ts";
 import { filteredNics } from "./nics.ts";
 import { ReplicaPort } from "./replica_port.ts";
+import { mergeOverlays } from "./merge_overlays.ts";
+import { guestDisks } from "./primary_disks.ts";
+import { overlayDirectory, SecondaryDisks } from "./secondary_disks.ts";
 import { SecondaryPackets } from "./secondary_packets.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { startVm, type Vm } from "./start_vm.ts";
@@ -31,7 +35,9 @@ export class LiveSide implements ReplicaSide {
   #vm: Vm | undefined;
   #port: ReplicaPort | undefined;
   #packets: SecondaryPackets | undefined;
-  #primary: LinkConnection | undefined;
+  #disks: SecondaryDisks | undefined;
+  #diskSizes: readonly number[] = [];
+  #primary: Link | undefined;
   #resumedMs: number | undefined;
   #earlyDeaths = 0;
   #over = false;
@@ -57,10 +63,17 @@ export class LiveSide implements ReplicaSide {
     const notice = (text: string) => report({ event: "notice", atMs: Date.now(), text });
     const packets = await SecondaryPackets.install(vm.qmp, filteredNics(config), directory, notice);
     this.#packets = packets;
-    packets.connect(this.#primary);
-    vm.process.exited.then(() => packets.close());
+    packets.connect(this.#primary?.packets);
+    const disks = await this.#installDisks(vm);
+    this.#disks = disks;
+    this.#diskSizes = disks.sizes;
+    disks.connect(this.#primary?.disks);
+    vm.process.exited.then(() => {
+      disks.close();
+      return packets.close();
+    });
     await beginSecondary(vm.qmp, qemu.capabilities, path);
-    const port = await ReplicaPort.connect(path);
+    const port = new ReplicaPort(path);
     this.#port = port;
     watchForHang(vm, () => this.#port !== undefined, () => {
       if (this.#over || this.#vm !== vm || this.#port === undefined) return;
@@ -91,6 +104,8 @@ export class LiveSide implements ReplicaSide {
         return;
       case "stopped":
         return this.#packets?.stopped(effect.epoch);
+      case "settle":
+        return this.#settle(effect.epoch);
       default:
         throw new LocalProtocolError(`Cannot do ${effect.type}: a QEMU runs along`);
     }
@@ -98,11 +113,25 @@ export class LiveSide implements ReplicaSide {
 
   loaded(epoch: number): void {
     this.#packets?.loaded(epoch);
+    this.#disks?.loaded(epoch);
   }
 
-  connect(primary: LinkConnection | undefined): void {
+  get diskSizes(): readonly number[] {
+    return this.#diskSizes;
+  }
+
+  connect(primary: Link | undefined): void {
     this.#primary = primary;
-    this.#packets?.connect(primary);
+    this.#packets?.connect(primary?.packets);
+    this.#disks?.connect(primary?.disks);
+  }
+
+  async written(message: Extract<Message, { type: "nbd" }>): Promise<void> {
+    await this.#disks?.received(message);
+  }
+
+  async arrived(epoch: number): Promise<void> {
+    await this.#disks?.arrived(epoch);
   }
 
   frames(message: Extract<Message, { type: "frames" }>): void {
@@ -119,6 +148,7 @@ export class LiveSide implements ReplicaSide {
     const port = this.#port;
     this.#port = undefined;
     try {
+      await this.#disks?.release();
       return await takeOver(this.#vm!.qmp, () => this.#resumedMs);
     } finally {
       port?.close();
@@ -127,6 +157,11 @@ export class LiveSide implements ReplicaSide {
 
   async release(): Promise<void> {
     await this.#packets?.release();
+  }
+
+  async merge(): Promise<void> {
+    const { config: { vm }, report } = this.#options;
+    await mergeOverlays(this.#vm!.qmp, guestDisks(vm.disks.length), report);
   }
 
   handOver(): Vm {
@@ -153,6 +188,31 @@ export class LiveSide implements ReplicaSide {
     await this.#starting;
     this.#port?.close();
     await this.#vm?.stop();
+  }
+
+  async #installDisks({ qmp, process }: Vm): Promise<SecondaryDisks> {
+    const { config, qemu, directory, report, events } = this.#options;
+    return await SecondaryDisks.install({
+      monitor: qmp,
+      disks: guestDisks(config.vm.disks.length),
+      tool: { command: qemuTool("qemu-img", qemu), env: qemu.env },
+      overlayDirectory: overlayDirectory(config),
+      directory,
+      failed: (reason) => {
+        if (this.#over || this.#vm?.process !== process || this.#port === undefined) return;
+        if (reason !== undefined) report({ event: "notice", atMs: Date.now(), text: reason });
+        process.kill();
+      },
+      full: events.full,
+      notice: (text) => report({ event: "notice", atMs: Date.now(), text }),
+    });
+  }
+
+  #settle(epoch: number): void {
+    const { events } = this.#options;
+    const settled = () => events.answered({ type: "disks-settled" });
+    if (this.#disks === undefined || this.#diskSizes.length === 0) return settled();
+    this.#disks.settle(epoch).then(settled).catch((error) => events.failed(error));
   }
 
   async #prepare(): Promise<void> {

@@ -57,8 +57,8 @@ export class PrimaryClaims {
     };
   }
 
-  /** Another QEMU runs the VM now: what stood still goes on standing still. */
-  revived(): void {
+  /** Another QEMU runs the VM now, or it was let run: what is to stand still goes on standing still. */
+  reapply(): void {
     this.#pause.reapply();
   }
 

@@ -27,10 +27,12 @@ import { Saver, type SaveResult } from "../store/mod.ts";
 import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { releasePrimary } from "./colo_qemu.ts";
+import { DiskCopyName } from "./disk_copy.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
 import { PrimaryCapture } from "./primary_capture.ts";
 import { PrimaryClaims } from "./primary_claims.ts";
 import { openControl, primaryCommands } from "./primary_control.ts";
+import { PrimaryDisks } from "./primary_disks.ts";
 import { PrimaryLink } from "./primary_link.ts";
 import type { PrimaryEnd, PrimaryHostOptions } from "./primary_options.ts";
 import { PrimaryPackets } from "./primary_packets.ts";
@@ -66,6 +68,7 @@ export class PrimaryHost {
   #vm: Vm | undefined;
   /** The network of the VM, once a secondary has come. */
   #packets: PrimaryPackets | undefined;
+  readonly #disks: PrimaryDisks;
   #control: ControlServer | undefined;
   #wakeTimer: ReturnType<typeof setTimeout> | undefined;
   /** What starts another VM in place of one that died. */
@@ -102,8 +105,17 @@ export class PrimaryHost {
       step: (event: PrimaryEvent) => this.#step(event),
       notice: (text: string) => this.#notice(text),
     };
-    const link = new PrimaryLink({ config, arbitration, log: this.#log, report, answerMs }, {
+    const disks = new PrimaryDisks({
+      count: config.vm.disks.length,
+      directory,
+      undisturbed: (work) => this.#undisturbed(work),
+      demand: () => this.#step({ type: "demand" }),
+      report,
+    });
+    this.#disks = disks;
+    const link = new PrimaryLink({ config, arbitration, disks, log: this.#log, report, answerMs }, {
       ...common,
+      monitor: () => this.#vm?.qmp,
       awaitsCommit: () => this.#machine.awaitsCommit,
       source: () => ({ capture: this.#capture.current!, encoders: this.#capture.encoders! }),
       guard: (packets) => this.#guard(packets),
@@ -146,6 +158,8 @@ export class PrimaryHost {
     const { recordPath, taken } = this.#options;
     try {
       if (recordPath !== undefined) await this.#capture.record(recordPath);
+      // What the images here are from now on nobody else has.
+      new DiskCopyName(this.#options.config).store("");
       let wasRunning = false;
       const vm = await obtainVm(this.#options, async (runs) => {
         wasRunning = runs;
@@ -156,6 +170,8 @@ export class PrimaryHost {
       if (taken === undefined) await this.#plugIn(wasRunning);
       await this.#openControl(vm);
       const isOurs = taken === undefined && !wasRunning;
+      // The disks of any other VM are prepared when there is a secondary to write to.
+      if (isOurs) await this.#disks.prepare(vm.qmp);
       const begun = await this.#capture.begin(vm).then(() => true, (error) => {
         // Of a VM that the world sees already nothing is ended because it cannot be protected.
         if (isOurs) throw error;
@@ -222,6 +238,21 @@ export class PrimaryHost {
     if (on) this.#holders.add(by);
     else this.#holders.delete(by);
     this.#step({ type: this.#holders.size > 0 ? "hold" : "release" });
+  }
+
+  /** Do something while no checkpoint is under way, and none is begun; the guest runs. */
+  async #undisturbed(work: () => Promise<void>): Promise<void> {
+    this.#hold("disks", true);
+    try {
+      while (!this.#machine.settled && !this.#done) {
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+      await work();
+    } finally {
+      this.#hold("disks", false);
+      // Whatever was done may have let it run on.
+      this.#claims.reapply();
+    }
   }
 
   async #openControl({ qmp }: Vm): Promise<void> {
@@ -302,7 +333,7 @@ export class PrimaryHost {
       this.#ended.resolve("qemu-lost");
       return;
     }
-    this.#claims.revived();
+    this.#claims.reapply();
     this.#revivals.revived(performance.now());
     this.#watch(vm);
     await this.#plugIn(true);
@@ -368,6 +399,7 @@ export class PrimaryHost {
       case "clear-missing":
         return this.#capture.current!.mirror.clearMissing();
       case "hold-outputs":
+        this.#disks.begin(effect.epoch);
         return this.#packets?.begin(effect.epoch);
       case "release-outputs":
         return this.#packets?.committed(effect.epoch);
@@ -416,6 +448,7 @@ export class PrimaryHost {
     this.#saver?.close();
     this.#link.cut();
     this.#capture.close();
+    this.#disks.close();
     await this.#reviving;
     await this.#packets?.close();
     await this.#vm?.stop();

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { BlockMonitor } from "../block/mod.ts";
 import type { Capture } from "../checkpoint/capture.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { LinkError, messageOf, StateError } from "../errors.ts";
@@ -25,6 +26,7 @@ import type { CheckpointLog } from "./checkpoint_log.ts";
 import type { EncoderPool } from "./encoder_pool.ts";
 import { introductionOf } from "./introduction.ts";
 import { LinkWatch } from "./link_watch.ts";
+import type { PrimaryDisks } from "./primary_disks.ts";
 import { ReplicaSender } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
 import { createStandbys, SecondaryFinder } from "./standby_registry.ts";
@@ -35,6 +37,8 @@ export interface LinkedPrimary {
   /** Nothing more is to be started. */
   isDone(): boolean;
   phase(): PrimaryPhase;
+  /** Of the VM that runs, if one does. */
+  monitor(): BlockMonitor | undefined;
   /** The secondary has yet to commit something. */
   awaitsCommit(): boolean;
   step(event: PrimaryEvent): void;
@@ -54,6 +58,7 @@ export interface LinkedPrimary {
 export interface PrimaryLinkOptions {
   readonly config: VmConfig;
   readonly arbitration: Pick<Arbitration, "generation" | "holder" | "isClaiming">;
+  readonly disks: PrimaryDisks;
   readonly log: CheckpointLog;
   readonly report: Reporter;
   /** The longest that a secondary may owe an answer while nothing moves on the link; 10 s if left out. */
@@ -175,6 +180,8 @@ export class PrimaryLink {
     // A generation that is being claimed is no other's to share.
     while (arbitration.isClaiming && !primary.isDone()) await sleep(RECONNECT_MS);
     if (primary.isDone()) return;
+    const monitor = primary.monitor();
+    if (monitor !== undefined) await this.#options.disks.prepare(monitor);
     const { generation } = arbitration;
     const link = await openLink(address, this.#introduction);
     connected();
@@ -242,7 +249,11 @@ export class PrimaryLink {
   }
 
   get #introduction(): Introduction {
-    return introductionOf(this.#options.config, this.#options.arbitration);
+    return introductionOf(
+      this.#options.config,
+      this.#options.arbitration,
+      this.#options.disks.sizes,
+    );
   }
 
   /** Work with one secondary, until it is lost. */
@@ -253,6 +264,8 @@ export class PrimaryLink {
     let ready = false;
     const watch = this.#watch(link);
     this.#lastWord = watch.lastWord;
+    const disks = this.#options.disks.serve(link.disks)
+      .catch((error) => this.#notice(messageOf(error)));
     try {
       for await (const message of link.bulk.receive()) {
         if (message.type === "replicaFailed") {
@@ -279,7 +292,7 @@ export class PrimaryLink {
       closeLink(link);
       this.#sender?.cancel();
       for (let sending; sending !== this.#sending;) await (sending = this.#sending);
-      await watch.ended;
+      await Promise.all([watch.ended, disks]);
       this.#link = undefined;
       this.#sender = undefined;
       this.#primary.step({ type: "replica-lost", reason });
@@ -302,11 +315,15 @@ export class PrimaryLink {
     const primary = this.#primary;
     const over = () => primary.isDone() || this.#link !== link;
     const isAlone = () => primary.phase() === "alone";
+    const untilAlone = async () => {
+      while (!isAlone() && !over()) await sleep(SEED_POLL_MS);
+    };
+    await untilAlone();
+    if (over()) return;
+    await this.#options.disks.synchronise();
     do {
-      while (!isAlone()) {
-        await sleep(SEED_POLL_MS);
-        if (over()) return;
-      }
+      await untilAlone();
+      if (over()) return;
       await primary.guard(link.packets);
     } while (!isAlone() && !over());
     if (over()) return primary.unguard(link.packets);
@@ -322,6 +339,7 @@ export class PrimaryLink {
     const wasJoining = this.#primary.phase() === "joining";
     this.#primary.step({ type, epoch });
     if (type === "committed") log.committed(epoch);
+    else this.#options.disks.loaded(epoch);
     if (!wasJoining || this.#primary.phase() !== "protected") return;
     report({
       event: "seeded",

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { REPLICA_SUFFIX } from "../block/mod.ts";
 import type { PrimaryEvent } from "../failover/primary.ts";
 import { eventTimeMs } from "../qmp/mod.ts";
 import type { CheckpointLog } from "./checkpoint_log.ts";
@@ -61,6 +62,16 @@ export function watchPrimary(vm: Vm, primary: WatchedPrimary): void {
     primary.notice("the primary QEMU hangs, and is ended");
     vm.process.kill();
   });
+  vm.qmp.on(
+    "QUORUM_REPORT_BAD",
+    ({ data: { "node-name": node, error = "it does not say why" } }) => {
+      // The loss of a replica is noticed where the link is read.
+      if (node.endsWith(REPLICA_SUFFIX)) return;
+      primary.notice(`${node} of the primary fails: ${error}`);
+      // The replica has what this disk lacks, and the guest was told of no error.
+      if (primary.isProtected()) vm.process.kill();
+    },
+  );
   vm.process.exited.then(({ code, signal }) => {
     primary.exited({
       ordered: hasPanicked || (isShutDown && code === 0),

@@ -10,18 +10,19 @@ import { writeAll } from "./capture_port.ts";
 
 /** One secondary QEMU. */
 export class ReplicaPort {
-  readonly #connection: Deno.UnixConn;
+  readonly #path: string;
+  readonly #connected = Promise.withResolvers<Deno.UnixConn | undefined>();
+  #connection: Deno.UnixConn | undefined;
   #writing: Promise<void> = Promise.resolve();
   #queuedBytes = 0;
   #closed = false;
 
-  private constructor(connection: Deno.UnixConn) {
-    this.#connection = connection;
-  }
-
-  /** Connect to a QEMU that waits for its primary at `path`. */
-  static async connect(path: string): Promise<ReplicaPort> {
-    return new ReplicaPort(await Deno.connect({ transport: "unix", path }));
+  /**
+   * @param path Where a QEMU waits for its primary. It is connected to when there is something to say:
+   * from then until the first byte comes QEMU does nothing else, its monitor and its disks included
+   */
+  constructor(path: string) {
+    this.#path = path;
   }
 
   /**
@@ -33,7 +34,7 @@ export class ReplicaPort {
     for (const part of parts) {
       this.#queuedBytes += part.length;
       this.#writing = this.#writing.then(async () => {
-        if (!this.#closed) await writeAll(this.#connection, part);
+        if (!this.#closed) await writeAll(await this.#connect(), part);
         this.#queuedBytes -= part.length;
       });
     }
@@ -52,8 +53,10 @@ export class ReplicaPort {
   /** Call `handle` with everything that QEMU answers, until it closes. */
   async read(handle: (bytes: Uint8Array) => void): Promise<void> {
     const buffer = new Uint8Array(4096);
+    const connection = await this.#connected.promise;
+    if (connection === undefined) return;
     try {
-      for (let count; (count = await this.#connection.read(buffer)) !== null;) {
+      for (let count; (count = await connection.read(buffer)) !== null;) {
         handle(buffer.slice(0, count));
       }
     } catch (error) {
@@ -64,6 +67,16 @@ export class ReplicaPort {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#connection.close();
+    this.#connected.resolve(undefined);
+    this.#connection?.close();
+  }
+
+  async #connect(): Promise<Deno.UnixConn> {
+    if (this.#connection !== undefined) return this.#connection;
+    const connection = await Deno.connect({ transport: "unix", path: this.#path });
+    this.#connection = connection;
+    this.#connected.resolve(connection);
+    if (this.#closed) connection.close();
+    return connection;
   }
 }

@@ -6,7 +6,7 @@
 
 import type { ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
 import type { VmConfig } from "../config/mod.ts";
-import type { LinkConnection, Message } from "../link/mod.ts";
+import type { Link, Message } from "../link/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
 import type { FilterMonitor } from "./packet_filters.ts";
 import type { Reporter } from "./report.ts";
@@ -19,6 +19,8 @@ export interface SideEvents {
   answered(answer: ReplicaAnswer): void;
   /** The QEMU that the guest's copy is, or the VM, has ended; `orderly`: as one that was shut down. */
   lost(reason: string, orderly: boolean): void;
+  /** More is held than should be: have it loaded. */
+  full(): void;
   /** It is of no further use. */
   failed(error: unknown): void;
 }
@@ -45,14 +47,29 @@ export interface ReplicaSide {
   do(effect: Exclude<ReplicaEffect, { type: "loaded" }>): void;
   /** The VM runs, or would run, from this checkpoint. */
   loaded(epoch: number): void;
-  /** Where frames of a VM that runs along go to: the primary's engine, or nobody. */
-  connect(packets: LinkConnection | undefined): void;
+  /** Sizes of the VM's disks in bytes. */
+  readonly diskSizes: readonly number[];
+  /** Where frames of a VM that runs along, and answers of its disks, go to: the primary's engine, or nobody. */
+  connect(link: Link | undefined): void;
   /**
    * The primary VM has received something.
    *
    * @throws {WireError} when it makes no sense
    */
   frames(message: Extract<Message, { type: "frames" }>): void;
+  /**
+   * The primary VM has written something. Fulfilled when there is room for more.
+   *
+   * @throws {WireError} when it makes no sense
+   * @throws {NbdError} likewise
+   */
+  written(message: Extract<Message, { type: "nbd" }>): Promise<void>;
+  /**
+   * Fulfilled when all is here that was written before this checkpoint.
+   *
+   * @throws {LinkError} when it will not come
+   */
+  arrived(epoch: number): Promise<void>;
   /** Fulfilled when there is room for more of a seed. */
   room(): Promise<void>;
   /** Throw the QEMU away that is the guest's copy, and start a fresh one. */
@@ -63,6 +80,8 @@ export interface ReplicaSide {
   takeOver(): Promise<number>;
   /** The VM has taken over, and the network finds it here: it speaks to the world from now on. */
   release(): Promise<void>;
+  /** What the VM had written before it took over gets into its disks, while it runs. */
+  merge(): Promise<void>;
   /** The VM has taken over, and is somebody else's to look after from now on. */
   handOver(): Vm;
   /**

@@ -35,6 +35,34 @@ export type Report =
     readonly durationMs: number;
     readonly wireBytes: number;
   }
+  /** The disks are being copied to the secondary, while the guest runs. */
+  | {
+    readonly event: "disks-copying";
+    readonly atMs: number;
+    readonly doneBytes: number;
+    /** Grows when the guest writes. */
+    readonly totalBytes: number;
+  }
+  /** The secondary's disks are equal, and stay so. */
+  | {
+    readonly event: "disks-synchronised";
+    readonly atMs: number;
+    /** Whether the secondary had them before, and was sent what had changed since. */
+    readonly changesOnly: boolean;
+    /** Of all disks. */
+    readonly totalBytes: number;
+    readonly wireBytes: number;
+    readonly durationMs: number;
+    /** How long the guest stood still at the end. */
+    readonly pauseMs: number;
+  }
+  /** What a VM that has taken over had written before is in its disk, and its overlays are gone. */
+  | {
+    readonly event: "disk-merged";
+    readonly atMs: number;
+    readonly disk: string;
+    readonly durationMs: number;
+  }
   | CheckpointReport
   | {
     readonly event: "loaded";
@@ -129,6 +157,16 @@ export function formatReport(report: Report): string {
       return `${report.event} is ${report.phase}: ${report.reason}`;
     case "seeded":
       return `seeded in ${report.durationMs.toFixed(0)} ms with ${formatBytes(report.wireBytes)}`;
+    case "disks-copying":
+      return `${formatBytes(report.doneBytes)} of ${
+        formatBytes(report.totalBytes)
+      } of the disks copied`;
+    case "disks-synchronised":
+      return `disks of ${formatBytes(report.totalBytes)} made equal in ` +
+        `${report.durationMs.toFixed(0)} ms with ${formatBytes(report.wireBytes)}, ` +
+        `paused ${report.pauseMs.toFixed(1)} ms`;
+    case "disk-merged":
+      return `${report.disk} has its overlays' content, after ${report.durationMs.toFixed(0)} ms`;
     case "checkpoint":
       return `${
         report.micro ? "micro-checkpoint" : "checkpoint"

@@ -11,6 +11,7 @@ import { requireListen, type VmConfig } from "../config/mod.ts";
 import {
   LinkError,
   messageOf,
+  NbdError,
   QemuError,
   QmpError,
   StoreError,
@@ -29,6 +30,7 @@ import {
   closeLink,
   type Introduction,
   type Link,
+  LINK_ROLES,
   type LinkAddress,
   type LinkConnection,
   listenLink,
@@ -37,6 +39,7 @@ import {
 import { ENGINE_VERSION } from "../version.ts";
 import { killLeftover, type Qemu } from "../vm/mod.ts";
 import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
+import { DiskCopyName } from "./disk_copy.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { introductionOf } from "./introduction.ts";
 import { ImageSide } from "./image_side.ts";
@@ -47,6 +50,7 @@ import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import type { Reporter } from "./report.ts";
 import { createStandbys, StandbyOffer } from "./standby_registry.ts";
+import { overlayDirectory } from "./secondary_disks.ts";
 import type { RunNotebook } from "./start_vm.ts";
 import { within } from "./vm_end.ts";
 
@@ -80,6 +84,7 @@ export class SecondaryHost {
   readonly #address: LinkAddress;
   readonly #ended = Promise.withResolvers<SecondaryEnd>();
   readonly #plugs: NicPlugs;
+  readonly #diskCopy: DiskCopyName;
   readonly #arbitration: Arbitration;
   /** What the primary that was accepted last says of itself. */
   #introduction: Introduction | undefined;
@@ -96,11 +101,14 @@ export class SecondaryHost {
   /** @throws {ConfigError} when `replication.listen` is missing */
   constructor(options: SecondaryHostOptions) {
     this.#options = options;
-    const isLive = options.config.replication.mode === "colo";
-    this.#machine = new SecondaryMachine(() =>
-      isLive ? new LiveReplica(options.heldBytesMax) : new ImageReplica()
+    const { vm, replication } = options.config;
+    const isLive = replication.mode === "colo";
+    this.#machine = new SecondaryMachine(
+      () => isLive ? new LiveReplica(options.heldBytesMax) : new ImageReplica(),
+      vm.disks.length === 0,
     );
     this.#address = requireListen(options.config);
+    this.#diskCopy = new DiskCopyName(options.config);
     this.#plugs = new NicPlugs(options.config);
     const arbiter = options.arbiter ?? volatileArbiter();
     this.#arbitration = new Arbitration(
@@ -178,6 +186,7 @@ export class SecondaryHost {
         ready: () => this.#step({ type: "qemu-ready" }),
         answered: (answer) => this.#guard(() => this.#step(answer)),
         lost: (reason, orderly) => this.#lost(reason, orderly),
+        full: () => this.#step({ type: "load-held" }),
         failed: (error) => this.#fail(error),
       },
     };
@@ -204,7 +213,7 @@ export class SecondaryHost {
     const links = acceptLinks(listener, ENGINE_VERSION, (introduction) => {
       const { config } = this.#options;
       const refusal = refusalOf(introduction, {
-        own: introductionOf(config, this.#arbitration),
+        own: introductionOf(config, this.#arbitration, this.#side?.diskSizes ?? []),
         phase: this.#machine.phase,
         hasThirdParty: config.failover.arbiter !== "manual",
         isClaiming: this.#arbitration.isClaiming,
@@ -230,9 +239,24 @@ export class SecondaryHost {
       reason ??= `the primary's engine has been silent for ${timeoutMs} ms`;
       closeLink(link);
     });
+    let seeded = false;
     const read = async (connection: LinkConnection) => {
       try {
         for await (const message of connection.receive()) {
+          if (message.type === "diskCopy") {
+            this.#diskCopy.store(message.copy);
+            continue;
+          }
+          if (message.type === "nbd") {
+            await this.#written(message);
+            continue;
+          }
+          if (message.type === "seedBegin") seeded = false;
+          if (message.type === "commit") {
+            // From a seed alone nobody takes over, and its disks have gone on.
+            if (seeded) await this.#side?.arrived(message.epoch);
+            seeded = true;
+          }
           this.#guard(() => this.#message(message));
           if (connection === link.bulk && this.#machine.takesPages) await this.#side?.room();
         }
@@ -244,14 +268,25 @@ export class SecondaryHost {
         closeLink(link);
       }
     };
-    this.#side?.connect(link.packets);
+    this.#side?.connect(link);
+    // A broken link is noticed where it is read.
+    link.disks.send({ type: "diskCopy", copy: this.#diskCopy.load() }).catch(() => {});
     this.#step({ type: "link-up" });
-    await Promise.all([read(link.control), read(link.bulk), read(link.packets)]);
+    await Promise.all(LINK_ROLES.map((role) => read(link[role])));
     this.#heartbeat.stop();
     this.#link = undefined;
     this.#side?.connect(undefined);
     if (this.#over) return;
     this.#step({ type: "link-lost", reason: reason ?? "the link to the primary broke" });
+  }
+
+  async #written(message: Extract<Message, { type: "nbd" }>): Promise<void> {
+    try {
+      await this.#side?.written(message);
+    } catch (error) {
+      if (!(error instanceof NbdError)) throw error;
+      throw new WireError(error.message, error.offset);
+    }
   }
 
   #message(message: Message): void {
@@ -304,6 +339,7 @@ export class SecondaryHost {
     switch (effect.type) {
       case "write":
       case "prepare":
+      case "settle":
       case "image":
       case "stopped":
         return this.#side?.do(effect);
@@ -349,6 +385,7 @@ export class SecondaryHost {
   async #takeOver(reason: string): Promise<void> {
     const side = this.#side!;
     this.#offered?.withdraw();
+    this.#diskCopy.store("");
     const [atMs] = await Promise.all([
       side.takeOver().finally(() => this.#noteThatItRuns()),
       this.#plugs.failOver().catch((error) => this.#notice(messageOf(error))),
@@ -363,6 +400,7 @@ export class SecondaryHost {
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
     const { replication: { peer }, failover: { arbiter } } = this.#options.config;
     if (peer !== undefined || arbiter === "etcd") this.#protectAgain();
+    else side.merge().catch((error) => this.#notice(messageOf(error)));
   }
 
   /** Whoever comes after this engine must not take it for a standby that nobody needs. */
@@ -431,6 +469,7 @@ export class SecondaryHost {
     // Of a guest whose primary may be dead, what is held is all there is.
     const keep = this.#failed || ["orphaned", "starting", "deciding"].includes(phase);
     await this.#side?.stop(keep);
+    await Deno.remove(overlayDirectory(this.#options.config), { recursive: true }).catch(() => {});
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
 }

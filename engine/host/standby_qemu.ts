@@ -65,7 +65,7 @@ export class StandbyQemu {
       const path = `${directory}/standby.sock`;
       await Deno.remove(path).catch(() => {});
       await vm.process.whileAlive(beginIncoming(vm.qmp, standbyCapabilities(shared), path));
-      const standby = new StandbyQemu(vm, await ReplicaPort.connect(path), shared);
+      const standby = new StandbyQemu(vm, new ReplicaPort(path), shared);
       standby.#write(standbyBegin(machine, blocks, shared));
       return standby;
     } catch (error) {

@@ -1,5 +1,5 @@
 /**
- * What the two engines say to each other, on three connections.
+ * What the two engines say to each other, on four connections.
  *
  * ```text
  *   control   primary -> secondary   hello, heartbeat*, primaryLost, goodbye
@@ -9,10 +9,15 @@
  *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
  *   packets   primary -> secondary   hello, frames*: what the guest was sent in this epoch
  *             secondary -> primary   welcome or refuse, frames*: what its VM has sent in this epoch
+ *   disks     primary -> secondary   hello, { nbd, diskCopy }*: what its QEMU says to the secondary's disks in
+ *                                    this epoch, and which copy of its own they are
+ *             secondary -> primary   welcome or refuse, diskCopy, { nbd, checkpointWanted }*: what the disks
+ *                                    answer, and that what they hold besides becomes too much
  * ```
  *
  * Epoch N is what a VM does between checkpoint N and the next one that it takes or loads. Frames
- * without records say that the epoch has begun.
+ * without records, and `nbd` without bytes, say that the epoch has begun. The first `nbd` of a disk says
+ * that its client has connected.
  *
  * Wherever a welcome is due, `refuse` may come in its place, also from a peer that speaks another
  * version of the protocol: number and payload of `refuse` are the same in every version.
@@ -27,13 +32,14 @@ import { WireError } from "../errors.ts";
 import {
   BLOCK_COUNT_MAX,
   BLOCK_NAME_BYTES_MAX,
+  DISKS_MAX,
   GUEST_RAM_BYTES_MAX,
   PAGE_BYTES,
 } from "../limits.ts";
 import { type Frame, FRAME_HEADER_BYTES, FRAME_TYPE_AT, type ReceivedFrame } from "./wire.ts";
 
 /** The connections of a link, in the order in which they are opened. */
-export const LINK_ROLES = ["control", "bulk", "packets"] as const;
+export const LINK_ROLES = ["control", "bulk", "packets", "disks"] as const;
 
 /** Which of them this is. */
 export type LinkRole = typeof LINK_ROLES[number];
@@ -48,6 +54,8 @@ export interface HelloPayload {
   readonly mode: "colo" | "continuous";
   /** Network cards of the VM: both sides have the same, in the same order. */
   readonly nics: number;
+  /** Sizes of its disks in bytes, likewise. */
+  readonly disks: readonly number[];
   /** The generation in which the primary runs the VM, and who it is to the arbiter. */
   readonly generation: number;
   readonly holder: string;
@@ -93,6 +101,17 @@ export type Message =
     readonly nic: number;
     readonly records: Uint8Array;
   }
+  /** Part of an NBD conversation about disk number `disk`, from 0; epoch 0 before there is one. */
+  | {
+    readonly type: "nbd";
+    readonly epoch: number;
+    readonly disk: number;
+    readonly bytes: Uint8Array;
+  }
+  /** The secondary's disks are this copy of the primary's, or none where it is empty. */
+  | { readonly type: "diskCopy"; readonly copy: string }
+  /** The secondary's VM has written much since its last load, which the next one would empty. */
+  | { readonly type: "checkpointWanted" }
   | { readonly type: "replicaReady" }
   | { readonly type: "replicaFailed"; readonly reason: string }
   /** The secondary holds this checkpoint as a whole. */
@@ -128,6 +147,9 @@ const NUMBERS: Readonly<Record<MessageType, number>> = {
   deviceStateDelta: 16,
   frames: 17,
   heartbeat: 18,
+  nbd: 19,
+  diskCopy: 20,
+  checkpointWanted: 21,
 };
 
 const TYPES: ReadonlyMap<number, MessageType> = new Map(
@@ -144,6 +166,14 @@ function cut(text: string): string {
   return text.length <= TEXT_CHARS_MAX ? text : `${text.slice(0, TEXT_CHARS_MAX - 1)}\u2026`;
 }
 
+/** Bytes with the number of what they are about in front of them. */
+function numbered(index: number, bytes: Uint8Array): Uint8Array {
+  const payload = new Uint8Array(1 + bytes.length);
+  payload[0] = index;
+  payload.set(bytes, 1);
+  return payload;
+}
+
 /** The frame that carries a message. Texts are cut to what {@linkcode decodeMessage} takes. */
 export function encodeMessage(message: Message): Frame {
   const type = NUMBERS[message.type];
@@ -153,15 +183,14 @@ export function encodeMessage(message: Message): Frame {
     case "deviceState":
     case "deviceStateDelta":
       return { type, epoch: message.epoch, payload: message.bytes };
-    case "frames": {
-      const payload = new Uint8Array(1 + message.records.length);
-      payload[0] = message.nic;
-      payload.set(message.records, 1);
-      return { type, epoch: message.epoch, payload };
-    }
+    case "frames":
+      return { type, epoch: message.epoch, payload: numbered(message.nic, message.records) };
+    case "nbd":
+      return { type, epoch: message.epoch, payload: numbered(message.disk, message.bytes) };
     case "committed":
     case "loaded":
       return { type, epoch: message.epoch, payload: EMPTY };
+    case "checkpointWanted":
     case "replicaReady":
     case "heartbeat":
       return { type, epoch: 0, payload: EMPTY };
@@ -204,9 +233,18 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         );
       }
       return { type, epoch, nic: payload[0]!, records: payload.subarray(1) };
+    case "nbd":
+      if (payload.length === 0) {
+        throw new WireError(
+          "Cannot read from the link: nbd: it says of no disk",
+          offset + FRAME_HEADER_BYTES,
+        );
+      }
+      return { type, epoch, disk: payload[0]!, bytes: payload.subarray(1) };
     case "committed":
     case "loaded":
       return { type, epoch };
+    case "checkpointWanted":
     case "replicaReady":
     case "heartbeat":
       return { type };
@@ -222,6 +260,7 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         memoryMiB: members.count("memoryMiB"),
         mode: members.oneOf("mode", ["colo", "continuous"]),
         nics: members.count("nics"),
+        disks: members.counts("disks", DISKS_MAX),
         generation: members.count("generation"),
         holder: members.text("holder"),
         engineVersion: members.text("engineVersion"),
@@ -234,6 +273,8 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         reason: members.text("reason"),
         generation: members.optionalCount("generation"),
       };
+    case "diskCopy":
+      return { type, copy: members.text("copy") };
     case "replicaFailed":
     case "primaryLost":
     case "goodbye":
@@ -304,6 +345,16 @@ class Members {
     const value = this.number(name);
     if (!Number.isSafeInteger(value) || value < 0) this.#fail(`${name} is no count`);
     return value;
+  }
+
+  /** A list of counts that is no longer than this. */
+  counts(name: string, lengthMax: number): readonly number[] {
+    const list = this.#members[name];
+    const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+    if (!Array.isArray(list) || list.length > lengthMax || !list.every(isCount)) {
+      this.#fail(`${name} is no list of counts`);
+    }
+    return list as readonly number[];
   }
 
   /** @returns 0 where it is left out */

@@ -60,8 +60,9 @@ export class LinkConnection {
    */
   async send(message: Message): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
-    // Packets are not worth the time that compressing them takes.
-    const bulky = message.type !== "frames" && ("records" in message || "bytes" in message);
+    // Packets and writes to disks are not worth the time that compressing them takes.
+    const bulky = message.type !== "frames" && message.type !== "nbd" &&
+      ("records" in message || "bytes" in message);
     await this.sendFrame(this.#encoder.encode(encodeMessage(message), bulky));
   }
 

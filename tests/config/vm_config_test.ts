@@ -13,6 +13,8 @@ import type { LinkAddress } from "../../engine/link/address.ts";
 const PATH = "/srv/web1/vm.toml";
 const SMALLEST = '[vm]\nname = "web1"\nmemory = 256\nkernel = "vmlinuz"\n';
 
+const DISK = `${SMALLEST}[[vm.disks]]\npath = "a"\nformat = "raw"\n`;
+
 /** Texts as a command line can hold them: without control characters. */
 const line = fc.string({ unit: "grapheme", minLength: 1, maxLength: 40 })
   .filter((text) => !/\p{Cc}/u.test(text) && text.isWellFormed());
@@ -76,6 +78,7 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
     revive: fc.boolean(),
     stateDirectory: maybe(file),
     sharedMemory: fc.boolean(),
+    overlayDirectory: maybe(file),
     encryption: maybe(fc.constant("none" as const)),
     peer: maybe(address),
     listen: maybe(address),
@@ -120,6 +123,15 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
   controlPath: maybe(file),
 }).map(({ store, controlPath, ...config }) => ({
   ...config,
+  vm: config.replication.revive
+    ? { ...config.vm, kernel: config.vm.kernel ?? "/boot/vmlinuz", disks: [] }
+    : config.replication.mode === "colo"
+    ? config.vm
+    : {
+      ...config.vm,
+      disks: config.vm.disks.filter(({ format }) => format === "raw"),
+      kernel: config.vm.kernel ?? "/boot/vmlinuz",
+    },
   ...(store === undefined ? {} : { store }),
   ...(controlPath === undefined ? {} : { controlPath }),
 }));
@@ -147,6 +159,7 @@ Deno.test("parseVmConfig fills in the defaults", () => {
     revive: false,
     stateDirectory: undefined,
     sharedMemory: true,
+    overlayDirectory: undefined,
     encryption: undefined,
     peer: undefined,
     listen: undefined,
@@ -233,7 +246,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   [`${SMALLEST}kernal = "a"`]: "vm.kernal is not known: did you mean kernel",
   [`${SMALLEST}[replication]\nintervall = 5`]: "replication.intervall is not known " +
     "(known: mode, period, microPeriod, minInterval, pauseShare, inFlight, revive, " +
-    "stateDirectory, sharedMemory, encryption, peer, listen)",
+    "stateDirectory, sharedMemory, overlayDirectory, encryption, peer, listen)",
   [`${SMALLEST}cpus = 0`]: "vm.cpus is 0, but must be a whole number from 1 to 255",
   [`${SMALLEST}cpus = "two"`]: 'vm.cpus is "two", but must be a whole number from 1 to 255',
   [`${SMALLEST}accel = "hvf"`]: 'vm.accel is "hvf", but must be tcg or kvm',
@@ -262,6 +275,12 @@ const REFUSED: Readonly<Record<string, string>> = {
   [`${SMALLEST}[[vm.disks]]\nformat = "raw"`]: "vm.disks[0].path is missing",
   [`${SMALLEST}[[vm.disks]]\npath = "a"`]: "vm.disks[0].format is missing: say raw or qcow2, " +
     "whichever the disk is: a qcow2 disk that is written to as raw is destroyed",
+  [`${DISK.replace("raw", "qcow2")}[replication]\nmode = "continuous"`]:
+    'replication.mode is "continuous", which keeps raw disks alone: convert them, or use "colo"',
+  [`${DISK}[replication]\nrevive = true`]:
+    "replication.revive would bring back memory that is older than [[vm.disks]]: leave it out",
+  [`${SMALLEST}${`[[vm.disks]]\npath = "a"\nformat = "raw"\n`.repeat(29)}`]:
+    "vm.disks has 29 disks, of which 28 can be replicated",
   [`${SMALLEST}[[vm.disks]]\npath = "a"\nformat = "vmdk"`]:
     'vm.disks[0].format is "vmdk", but must be raw or qcow2',
   [nic('netdev = "user"')]: "vm.nics[0].mac is missing",

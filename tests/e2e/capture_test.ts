@@ -123,7 +123,7 @@ class Pair implements AsyncDisposable {
     }
     const [primary, secondary] = this.#vms as [Vm, Vm];
     await beginSecondary(secondary.qmp, qemu.capabilities, `${directory}/replica.sock`);
-    const replicaPort = await ReplicaPort.connect(`${directory}/replica.sock`);
+    const replicaPort = new ReplicaPort(`${directory}/replica.sock`);
     this.#replicaPort = replicaPort;
     replicaPort.read((bytes) => this.#do(this.#replica.received(bytes))).catch(() => {});
     const port = new CapturePort(`${directory}/capture.sock`);
@@ -254,6 +254,8 @@ class Pair implements AsyncDisposable {
       } else if (effect.type === "prepare") {
         const prepare = this.#tcg ? forgetTranslations(this.secondary.qmp) : Promise.resolve();
         prepare.then(() => this.#do(this.#replica.prepared()));
+      } else if (effect.type === "settle") {
+        this.#do(this.#replica.disksSettled());
       } else if (effect.type === "loaded") {
         this.loaded.push(effect.epoch);
       }

@@ -41,6 +41,8 @@ const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
   "device-state": { type: "device-state", piece: DEVICE_STATE },
   "commit": { type: "commit", epoch: 1, commit: EMPTY_TOTALS },
   "prepared": { type: "prepared" },
+  "disks-settled": { type: "disks-settled" },
+  "load-held": { type: "load-held" },
   "qemu-answer": { type: "qemu-answer", bytes: concat(pong(1), shut()) },
   "recovered": { type: "recovered", epoch: undefined },
   "standby-ready": { type: "standby-ready" },
@@ -93,6 +95,8 @@ pages          wire         wire            write              -                
 device-state   wire         wire            -                  -                     wire               -                     -            -         -
 commit         wire         wire            wire               wire                  wire               -                     -            -         -
 prepared       -            -               -                  -                     -                  -                     -            -         -
+disks-settled  -            -               -                  -                     -                  -                     -            -         -
+load-held      -            -               -                  -                     -                  -                     -            -         -
 primary-lost   -            -               >starting,restart  >deciding,claim       >deciding,claim    -                     -            -         -
 take-over      !            !               !                  >deciding,claim       >deciding,claim    !                     !            !         -
 granted        -            -               -                  -                     -                  >taking-over,takeover -            -         -
@@ -186,7 +190,11 @@ Deno.test("SecondaryMachine gives QEMU a checkpoint when all of it is there, and
   );
   const answer = (message: Parameters<typeof coloMessage>[0]) =>
     machine.step({ type: "qemu-answer", bytes: coloMessage(message) });
-  const load = written(answer("checkpoint-reply"));
+  assertEquals(answer("checkpoint-reply"), [
+    { type: "stopped", epoch: 2 },
+    { type: "settle", epoch: 2 },
+  ]);
+  const load = written(machine.step(EVENTS["disks-settled"]));
   assert(load.length > chunk.length + DEVICE_STATE.length);
   assertEquals(answer("vmstate-received"), []);
   assertEquals(machine.epoch, 1, "it does not run from it yet");
@@ -196,16 +204,14 @@ Deno.test("SecondaryMachine gives QEMU a checkpoint when all of it is there, and
 
 Deno.test("SecondaryMachine takes over after the load that is under way, wherever that is", () => {
   const answers = ["checkpoint-reply", "vmstate-received", "vmstate-loaded"] as const;
-  // How far the load is when the primary is lost: preparing, asked, loading, received.
-  for (let before = 0; before <= answers.length; before++) {
+  const [reply, ...rest] = answers.map((message): SecondaryEvent => ({
+    type: "qemu-answer",
+    bytes: coloMessage(message),
+  }));
+  const steps = [EVENTS.prepared, reply!, EVENTS["disks-settled"], ...rest];
+  // How far the load is when the primary is lost: preparing, asked, settling, loading, received.
+  for (let before = 0; before < steps.length; before++) {
     const machine = machineIn("protecting");
-    const steps: SecondaryEvent[] = [
-      { type: "prepared" },
-      ...answers.map((message): SecondaryEvent => ({
-        type: "qemu-answer",
-        bytes: coloMessage(message),
-      })),
-    ];
     machine.step(EVENTS["device-state"]);
     machine.step({ type: "commit", epoch: 2, commit: EMPTY_TOTALS });
     for (const step of steps.slice(0, before)) machine.step(step);
@@ -217,7 +223,7 @@ Deno.test("SecondaryMachine takes over after the load that is under way, whereve
     machine.step(EVENTS.granted);
     assertEquals(machine.step({ type: "commit", epoch: 3, commit: EMPTY_TOTALS }), [], "too late");
     const effects = steps.slice(before).flatMap((step) => machine.step(step));
-    const told = types(effects).filter((type) => type !== "write" && type !== "stopped");
+    const told = types(effects).filter((type) => !["write", "stopped", "settle"].includes(type));
     assertEquals(told, ["tell-loaded", "take-over"]);
     assertEquals(types(effects).at(-1), "take-over");
     assertEquals(machine.epoch, 2);
@@ -244,7 +250,8 @@ function stepAll(machine: SecondaryMachine, events: readonly SecondaryEvent[]): 
 function loadOnce(machine: SecondaryMachine): { load: Uint8Array; after: SecondaryEffect[] } {
   machine.step({ type: "prepared" });
   const answer = (bytes: Uint8Array) => machine.step({ type: "qemu-answer", bytes });
-  const load = written(answer(coloMessage("checkpoint-reply")));
+  answer(coloMessage("checkpoint-reply"));
+  const load = written(machine.step(EVENTS["disks-settled"]));
   answer(coloMessage("vmstate-received"));
   return { load, after: answer(coloMessage("vmstate-loaded")) };
 }
@@ -284,7 +291,9 @@ Deno.test("SecondaryMachine merges what comes while a load is under way into the
   // QEMU has been asked, and given nothing yet: this one still goes with it.
   assertEquals(types(stepAll(machine, checkpoint(3, page, true))), ["tell-committed"]);
   const reply = { type: "qemu-answer", bytes: coloMessage("checkpoint-reply") } as const;
-  assertEquals(find(written(machine.step(reply)), records([page])).count, 2);
+  machine.step(reply);
+  const merged = written(machine.step(EVENTS["disks-settled"]));
+  assertEquals(find(merged, records([page])).count, 2);
   for (const [epoch, load] of [[4, true], [5, false], [6, true]] as const) {
     assertEquals(types(stepAll(machine, checkpoint(epoch, page, load))), ["tell-committed"]);
   }
@@ -310,6 +319,23 @@ Deno.test("SecondaryMachine loads what it only held before it takes over, and wh
   }
 });
 
+Deno.test("SecondaryMachine does not take over from a seed whose disks have gone on since", () => {
+  const machine = new SecondaryMachine(() => new LiveReplica(), false);
+  stepAll(machine, TO_PROTECTING);
+  assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">starting,restart");
+  const whole = new SecondaryMachine(() => new LiveReplica(), false);
+  stepAll(whole, TO_PROTECTING);
+  stepAll(whole, checkpoint(2, { block: 0, page: 1, fill: 1 }, true));
+  assertEquals(describe(whole.step(EVENTS["primary-lost"])), ">deciding,claim");
+});
+
+Deno.test("SecondaryMachine loads what it holds when too much waits for that", () => {
+  const machine = machineIn("protecting");
+  stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, false));
+  assertEquals(types(machine.step(EVENTS["load-held"])), ["prepare"]);
+  assertEquals(loadOnce(machine).after, [{ type: "tell-loaded", epoch: 2 }]);
+});
+
 Deno.test("SecondaryMachine loads micro-checkpoints that came before its seed was loaded", () => {
   const machine = machineIn("seeding");
   stepAll(machine, [EVENTS["device-state"], EVENTS.commit]);
@@ -331,9 +357,10 @@ Deno.test("SecondaryMachine loads unasked, and has the primary wait, when it hol
   assertEquals(types(machine.step({ type: "prepared" })), ["write"]);
   assertEquals(stepAll(machine, checkpoint(5, page, false)), [], "it was on its way already");
   const reply = { type: "qemu-answer", bytes: coloMessage("checkpoint-reply") } as const;
-  const [first, second, stopped, write] = machine.step(reply);
+  const [first, second, stopped, settle] = machine.step(reply);
   assertEquals([first, second], [4, 5].map((epoch) => ({ type: "tell-committed", epoch })));
-  assertEquals([stopped?.type, write?.type], ["stopped", "write"]);
+  assertEquals([stopped?.type, settle?.type], ["stopped", "settle"]);
+  assertEquals(types(machine.step(EVENTS["disks-settled"])), ["write"]);
   assertEquals(types(stepAll(machine, checkpoint(6, page, false))), ["tell-committed"]);
   const loaded = { type: "qemu-answer", bytes: coloMessage("vmstate-loaded") } as const;
   assertEquals(machine.step(loaded), [{ type: "tell-loaded", epoch: 5 }], "6 is held");
@@ -468,6 +495,7 @@ class World {
   seeds = 0;
   #qemu: ModelSecondary | undefined = new ModelSecondary();
   #preparing = false;
+  #settling = false;
   #linked = false;
   #ready = false;
   #seeded = false;
@@ -643,6 +671,10 @@ class World {
   }
 
   #prepared(): void {
+    if (this.#settling) {
+      this.#settling = false;
+      this.#step({ type: "disks-settled" });
+    }
     if (!this.#preparing) return;
     this.#preparing = false;
     this.#step({ type: "prepared" });
@@ -669,6 +701,11 @@ class World {
         assert(this.#wanted, "a load that nobody asked for");
         this.#preparing = true;
         break;
+      case "settle":
+        this.#settling = true;
+        assertEquals(effect.epoch, this.#taken.at(-1), "a load is of all that is held");
+        this.#give();
+        break;
       case "tell-ready":
         this.#ready = true;
         break;
@@ -691,7 +728,7 @@ class World {
         break;
       case "restart-qemu":
         this.#qemu = undefined;
-        this.#preparing = false;
+        this.#preparing = this.#settling = false;
         this.#ready = false;
         this.#taken = [];
         this.#given = 0;
@@ -704,6 +741,14 @@ class World {
     }
   }
 
+  /** All that is held goes to QEMU. */
+  #give(): void {
+    this.merged += this.#taken.length - this.#given - 1;
+    this.#given = this.#taken.length;
+    this.#heldBytes = 0;
+    this.#wanted = false;
+  }
+
   /** What QEMU runs from is the last committed checkpoint, byte for byte. */
   #checkLoad(deviceState: Uint8Array, ram: Ram): void {
     this.loadsSeen++;
@@ -712,12 +757,10 @@ class World {
         byte === deviceState[at]
       )
     );
-    assertEquals(epoch, this.#taken.at(-1), "a load is of all that is held");
     assert(epoch !== undefined, "a load of what was never committed");
-    this.merged += this.#taken.length - this.#given - 1;
-    this.#given = this.#taken.length;
-    this.#heldBytes = 0;
-    this.#wanted = false;
+    // Of a seed there is nothing to settle.
+    if (this.#given === 0) this.#give();
+    assertEquals(epoch, this.#taken[this.#given - 1], "what the disks were settled for is loaded");
     const expected = this.#committedRam.get(epoch)!;
     const differing = expected.flatMap((page, index) =>
       page.every((byte, at) => byte === ram[index]![at]) ? [] : [index]

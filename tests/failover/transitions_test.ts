@@ -113,17 +113,21 @@ function machineIn<Phase extends string, Event extends { readonly type: string }
   return machine;
 }
 
+/** @param lives That have one table between them */
 function walkAll<Phase extends string, Event extends { readonly type: string }>(
-  life: Life<Phase, Event>,
+  ...lives: readonly [Life<Phase, Event>, ...Life<Phase, Event>[]]
 ): void {
-  const { transitions, ways, events } = life;
-  assertEquals(new Set(events.map(({ type }) => type)), new Set(Object.keys(transitions.rows)));
+  const [{ transitions }] = lives;
   const walked = new Set<string>();
-  for (const phase of transitions.phases) {
-    for (const way of ways[phase].keys()) {
-      for (const event of events) {
-        const arrow = walk(life, machineIn(life, phase, way), event);
-        if (arrow !== undefined) walked.add(arrow);
+  for (const life of lives) {
+    const { ways, events } = life;
+    assertEquals(new Set(events.map(({ type }) => type)), new Set(Object.keys(transitions.rows)));
+    for (const phase of transitions.phases) {
+      for (const way of ways[phase].keys()) {
+        for (const event of events) {
+          const arrow = walk(life, machineIn(life, phase, way), event);
+          if (arrow !== undefined) walked.add(arrow);
+        }
       }
     }
   }
@@ -235,6 +239,8 @@ const S = {
   applied: { type: "applied", epoch: 1 },
   standby: { type: "standby-ready" },
   prepared: { type: "prepared" },
+  settled: { type: "disks-settled" },
+  full: { type: "load-held" },
   pong: { type: "qemu-answer", bytes: pong(1) },
   loaded: {
     type: "qemu-answer",
@@ -257,6 +263,7 @@ function secondaryWays(
   waiting: readonly SecondaryEvent[],
   loaded: readonly SecondaryEvent[],
   begun: readonly SecondaryEvent[],
+  seedSuffices = true,
 ): Life<SecondaryPhase, SecondaryEvent>["ways"] {
   const seeding = [...waiting, S.up, S.begin];
   const whole = [...seeding, S.state, S.commit];
@@ -264,13 +271,14 @@ function secondaryWays(
   // Once the device state of the next checkpoint is there, it can be committed.
   const entitled = [...protecting, S.state, { ...S.commit, epoch: 2 }];
   const loading = [...entitled, ...begun];
-  const taking = [...protecting, S.lost, S.granted];
+  const able = seedSuffices ? protecting : entitled;
+  const taking = [...able, S.lost, S.granted];
   return {
     starting: [[]],
     waiting: [waiting, [...waiting, S.up]],
     seeding: [seeding, whole, [...seeding, S.state], [...whole, ...loaded.slice(0, -1)]],
     protecting: [protecting, loading, [...protecting, S.state]],
-    deciding: [[...protecting, S.lost], [...loading, S.lost]],
+    deciding: [[...able, S.lost], [...loading, S.lost]],
     orphaned: [[...protecting, S.cut], [...loading, S.lost, S.undecided]],
     "taking-over": [taking, [...loading, S.lost, S.granted]],
     promoted: [[...taking, S.promoted]],
@@ -283,6 +291,13 @@ const LIVE: Life<SecondaryPhase, SecondaryEvent> = {
   create: () => new SecondaryMachine(() => new LiveReplica()),
   ways: secondaryWays([S.ready], [S.loaded], [S.prepared]),
   events: SECONDARY_EVENTS,
+};
+
+/** Its VM has disks, which have gone on since the seed. */
+const LIVE_WITH_DISKS: Life<SecondaryPhase, SecondaryEvent> = {
+  ...LIVE,
+  create: () => new SecondaryMachine(() => new LiveReplica(), false),
+  ways: secondaryWays([S.ready], [S.loaded], [S.prepared], false),
 };
 
 const IMAGE_WAYS = secondaryWays([S.ready], [S.stored, S.applied, S.standby], []);
@@ -305,17 +320,26 @@ const IMAGE: Life<SecondaryPhase, SecondaryEvent> = {
   events: SECONDARY_EVENTS,
 };
 
+const IMAGE_WITH_DISKS: Life<SecondaryPhase, SecondaryEvent> = {
+  ...IMAGE,
+  create: () => new SecondaryMachine(() => new ImageReplica(), false),
+  ways: {
+    ...IMAGE.ways,
+    ...secondaryWays([S.ready], [S.stored, S.applied, S.standby], [], false),
+  },
+};
+
 Deno.test("PrimaryMachine does in every phase what its table says", () => walkAll(PRIMARY));
 Deno.test("PrimaryMachine goes along the arrows of its table, whatever comes", () =>
   wander(PRIMARY));
 Deno.test("SecondaryMachine with a live VM does in every phase what its table says", () =>
-  walkAll(LIVE));
+  walkAll(LIVE, LIVE_WITH_DISKS));
 Deno.test("SecondaryMachine with a live VM goes along the arrows of its table, whatever comes", () =>
-  wander(LIVE));
+  [LIVE, LIVE_WITH_DISKS].forEach(wander));
 Deno.test("SecondaryMachine with an image does in every phase what its table says", () =>
-  walkAll(IMAGE));
+  walkAll(IMAGE, IMAGE_WITH_DISKS));
 Deno.test("SecondaryMachine with an image goes along the arrows of its table, whatever comes", () =>
-  wander(IMAGE));
+  [IMAGE, IMAGE_WITH_DISKS].forEach(wander));
 
 Deno.test("PrimaryMachine believes no secondary that says it has loaded what it was not sent", () => {
   const machine = PRIMARY.create();

@@ -399,6 +399,7 @@ Deno.test("SecondaryHost refuses a primary of another VM, and a second one", asy
     memoryMiB: 16,
     mode: "colo",
     nics: 0,
+    disks: [],
     generation: 1,
     holder: "h",
     engineVersion: ENGINE_VERSION,

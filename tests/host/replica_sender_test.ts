@@ -387,6 +387,9 @@ class Pair {
       case "prepare":
         this.#preparing = true;
         break;
+      case "settle":
+        this.#stepSecondary({ type: "disks-settled" });
+        break;
       case "tell-committed":
         this.#answers.push({ type: "committed", epoch: effect.epoch });
         break;

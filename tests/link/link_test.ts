@@ -6,6 +6,7 @@ import {
   encodeMessage,
   type HelloPayload,
   LINK_ROLES,
+  type LinkRole,
   type Message,
 } from "../../engine/link/messages.ts";
 import {
@@ -24,6 +25,7 @@ const INTRODUCTION = {
   memoryMiB: 256,
   mode: "colo",
   nics: 1,
+  disks: [],
   generation: 3,
   holder: "host-a",
   engineVersion: "0.1.0",
@@ -161,8 +163,11 @@ test("openLink and acceptLinks agree on all connections", async () => {
 test("acceptLinks keeps the connections of two primaries apart, in whatever order they come", async () => {
   await withStandby({}, async (standby) => {
     const opened: Record<string, LinkConnection[]> = { a: [], b: [] };
-    const order = [["a", "control"], ["b", "packets"], ["b", "control"], ["b", "bulk"]] as const;
-    for (const [session, role] of [...order, ["a", "bulk"], ["a", "packets"]] as const) {
+    const order = [
+      ...[["a", "control"], ["b", "packets"], ["b", "control"], ["b", "disks"], ["b", "bulk"]],
+      ...[["a", "bulk"], ["a", "disks"], ["a", "packets"]],
+    ] as const satisfies readonly (readonly ["a" | "b", LinkRole])[];
+    for (const [session, role] of order) {
       opened[session]!.push(await say(standby.address, hello(role, session)));
     }
     for (const name of ["b", "a"]) {
@@ -206,6 +211,7 @@ test("acceptLinks refuses a second connection of the same role", async () => {
     const others = [
       await say(standby.address, hello("bulk")),
       await say(standby.address, hello("packets")),
+      await say(standby.address, hello("disks")),
     ];
     closeLink(await takeLink(standby));
     for (const connection of [control, ...others]) connection.close();

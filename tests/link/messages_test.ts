@@ -39,6 +39,7 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
     memoryMiB: count,
     mode: fc.constantFrom("colo" as const, "continuous" as const),
     nics: count,
+    disks: fc.array(fc.maxSafeNat(), { maxLength: 28 }),
     generation: count,
     holder: text,
     engineVersion: text,
@@ -70,6 +71,14 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
     records: bytes,
   }),
   heartbeat: fc.record({ type: fc.constant("heartbeat") }),
+  nbd: fc.record({
+    type: fc.constant("nbd" as const),
+    epoch: fc.maxSafeNat(),
+    disk: fc.nat(255),
+    bytes: fc.uint8Array({ maxLength: 100 }),
+  }),
+  diskCopy: fc.record({ type: fc.constant("diskCopy"), copy: text }),
+  checkpointWanted: fc.record({ type: fc.constant("checkpointWanted") }),
   replicaReady: fc.record({ type: fc.constant("replicaReady") }),
   replicaFailed: fc.record({ type: fc.constant("replicaFailed"), reason: text }),
   committed: fc.record({ type: fc.constant("committed"), epoch }),
@@ -153,7 +162,7 @@ Deno.test("decodeMessage ignores members that it does not know", () => {
 });
 
 Deno.test("decodeMessage refuses a type that it does not know", () => {
-  for (const type of [0, 4, 19, 255]) {
+  for (const type of [0, 4, 22, 255]) {
     const frame = { type, epoch: 0, payload: new Uint8Array(0), offset: 0 };
     assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
   }
@@ -166,6 +175,7 @@ const HELLO = {
   memoryMiB: 64,
   mode: "colo",
   nics: 0,
+  disks: [1],
   generation: 1,
   holder: "h",
   engineVersion: "1",

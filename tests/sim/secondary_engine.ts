@@ -183,6 +183,7 @@ export class SecondaryEngine implements Listener, LinkUser {
     switch (effect.type) {
       case "write":
       case "prepare":
+      case "settle":
       case "image":
       case "stopped":
         return this.side.do(effect);

@@ -86,6 +86,8 @@ export class LiveSide implements Side {
         });
         return;
       }
+      case "settle":
+        return this.events.answered({ type: "disks-settled" });
       case "stopped":
         this.#epoch = effect.epoch;
         return this.#tell(new Uint8Array(0));

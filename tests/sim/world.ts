@@ -133,6 +133,7 @@ export class World {
       memoryMiB: 1,
       mode: this.mode,
       nics: 1,
+      disks: [],
       generation,
       holder,
       engineVersion: "model",

@@ -1,0 +1,111 @@
+/**
+ * Disks: what a guest's writes cost it unprotected, under QEMU's own COLO, and under ours.
+ *
+ * @module
+ */
+
+import type { Area, BenchContext } from "./area.ts";
+import {
+  type DiskContender,
+  startNative,
+  startOurs,
+  startUnprotected,
+} from "./rig/disk_contenders.ts";
+import { attempt, openRig, type Rig } from "./rig/rig.ts";
+import { compareRow, costRow, type Row } from "./row.ts";
+
+const PERIOD_MS = 500;
+
+/** What the guest is asked for, and how that is counted. */
+const LOADS = [
+  {
+    name: "sequential writes of 256 KiB",
+    unit: "MB/s",
+    line: "sequential 65536",
+    figure: (ms: number) => 65536 * 1024 / 1e3 / ms,
+    more: true,
+  },
+  {
+    name: "random writes of 4 KiB",
+    unit: "writes/s",
+    line: "random 4000",
+    figure: (ms: number) => 4000 / (ms / 1000),
+    more: true,
+  },
+  {
+    name: "write of 4 KiB and fsync",
+    unit: "ms",
+    line: "sync 1000",
+    figure: (ms: number) => ms / 1000,
+    more: false,
+  },
+] as const;
+
+type Measured = Record<string, number[]>;
+
+async function benchDisk(context: BenchContext): Promise<Row[]> {
+  const rig = await openRig(context);
+  const contenders: Readonly<Record<string, () => Promise<DiskContender>>> = {
+    "unprotected": () => startUnprotected(rig),
+    "native COLO": () => startNative(rig, PERIOD_MS),
+    "colo": () => startOurs(rig, PERIOD_MS, "colo"),
+    "continuous": () => startOurs(rig, 100, "continuous"),
+  };
+  const figures: Record<string, Measured> = {};
+  for (let round = 0; round < (context.quick ? 1 : 3); round++) {
+    for (const [name, start] of Object.entries(contenders)) {
+      await attempt(rig, name, () => measure(rig, name, start, figures));
+    }
+  }
+  return LOADS.flatMap(({ name, unit, more }) => {
+    const of = (contender: string) => figures[contender]![name]!;
+    const row = (mode: string, peerName: string, bar?: number) => {
+      const cost = {
+        case: `${name}, ${mode}`,
+        unit,
+        ours: of(mode),
+        peer: of(peerName),
+        peerName,
+        bar,
+      };
+      return more ? compareRow(cost, "least") : { ...costRow(cost), sense: "most" as const };
+    };
+    return [
+      row("colo", "native COLO", 1),
+      row("continuous", "native COLO", 1),
+      row("colo", "unprotected"),
+    ];
+  });
+}
+
+async function measure(
+  rig: Rig,
+  name: string,
+  start: () => Promise<DiskContender>,
+  figures: Record<string, Measured>,
+): Promise<void> {
+  const contender = await start();
+  try {
+    for (const load of LOADS) {
+      const beganMs = performance.now();
+      await contender.client.ask(load.line, 120_000);
+      const figure = load.figure(performance.now() - beganMs);
+      rig.progress(`${name}: ${load.name}: ${figure.toFixed(2)} ${load.unit}`);
+      ((figures[name] ??= {})[load.name] ??= []).push(figure);
+    }
+  } finally {
+    contender.client.close();
+    await contender.close();
+  }
+}
+
+/** The area. */
+export const DISK: Area = {
+  name: "disk",
+  about:
+    "What a guest writes to a replicated disk past its cache, timed by a client outside: unprotected, " +
+    "under QEMU's own COLO with its NBD server, and under ours; a checkpoint each 500 ms, in mode " +
+    "continuous each 100 ms.",
+  bar: "least",
+  run: benchDisk,
+};
