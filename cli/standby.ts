@@ -28,9 +28,7 @@ export function standbyCommand() {
       Deno.exitCode = await interruptible((signal) =>
         inRunDirectory(config, async (run) => {
           const context = { config, run, signal, qemuPath, json };
-          const protects = config.replication.peer !== undefined ||
-            config.failover.arbiter === "etcd";
-          if (run.record?.runsVm && protects) {
+          if (run.record?.runsVm) {
             try {
               return await runPrimary(context);
             } catch (error) {

@@ -124,6 +124,7 @@ export class PrimaryHost {
       captureAnew: () => this.#capture.disconnect(),
     });
     this.#link = link;
+    if (taken?.secondary !== undefined) link.reprotect(taken.secondary);
     this.#capture = new PrimaryCapture({ path: `${directory}/capture.sock`, qemu, encoders }, {
       ...common,
       runs: (vm) => this.#vm === vm && !this.#done,

@@ -6,6 +6,7 @@
 
 import type { VmConfig } from "../config/mod.ts";
 import type { Arbiter } from "../failover/arbiter.ts";
+import type { LinkAddress } from "../link/mod.ts";
 import type { Qemu } from "../vm/mod.ts";
 import type { Arbitration } from "./arbitration.ts";
 import type { NicPlugs } from "./nics.ts";
@@ -41,6 +42,8 @@ export interface TakenVm {
   readonly vm: Vm;
   readonly arbitration: Arbitration;
   readonly plugs: NicPlugs;
+  /** The standby that is to protect it, and no other. */
+  readonly secondary?: LinkAddress | undefined;
 }
 
 /** How a primary ended. */

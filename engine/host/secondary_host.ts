@@ -8,6 +8,7 @@
 import { ImageReplica } from "../checkpoint/image_replica.ts";
 import { LiveReplica } from "../checkpoint/live_replica.ts";
 import { requireListen, type VmConfig } from "../config/mod.ts";
+import type { ControlServer } from "../control/mod.ts";
 import {
   LinkError,
   messageOf,
@@ -45,6 +46,7 @@ import { introductionOf } from "./introduction.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
 import { NicPlugs } from "./nics.ts";
+import { openControl } from "./primary_control.ts";
 import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
@@ -52,6 +54,7 @@ import type { Reporter } from "./report.ts";
 import { createStandbys, StandbyOffer } from "./standby_registry.ts";
 import { overlayDirectory } from "./secondary_disks.ts";
 import type { RunNotebook } from "./start_vm.ts";
+import { survivorCommands } from "./survivor_control.ts";
 import { within } from "./vm_end.ts";
 
 /** What a secondary needs. */
@@ -90,6 +93,7 @@ export class SecondaryHost {
   #introduction: Introduction | undefined;
   #heartbeat: Heartbeat | undefined;
   #offered: StandbyOffer | undefined;
+  #control: ControlServer | undefined;
   #listener: Deno.Listener | undefined;
   #side: ReplicaSide | undefined;
   #link: Link | undefined;
@@ -400,7 +404,23 @@ export class SecondaryHost {
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
     const { replication: { peer }, failover: { arbiter } } = this.#options.config;
     if (peer !== undefined || arbiter === "etcd") this.#protectAgain();
-    else side.merge().catch((error) => this.#notice(messageOf(error)));
+    else await this.#awaitOrder(side.merge().catch((error) => this.#notice(messageOf(error))));
+  }
+
+  /**
+   * Nobody is known who could protect the VM: the operator may name one.
+   *
+   * @param merged Fulfilled when its disks are what they were
+   */
+  async #awaitOrder(merged: Promise<void>): Promise<void> {
+    const { config } = this.#options;
+    const protect = async (address: LinkAddress) => {
+      await merged;
+      this.#control?.close();
+      if (!this.#over) this.#protectAgain(address);
+    };
+    const commands = survivorCommands(() => this.#side?.monitor, protect, config);
+    this.#control = await openControl(config, commands, (text) => this.#notice(text));
   }
 
   /** Whoever comes after this engine must not take it for a standby that nobody needs. */
@@ -413,8 +433,8 @@ export class SecondaryHost {
     }
   }
 
-  /** The VM runs here: protect it as any other, by the standby that the config names. */
-  #protectAgain(): void {
+  /** The VM runs here: protect it as any other, by this standby or whoever is found. */
+  #protectAgain(secondary?: LinkAddress): void {
     const { config, qemu, directory, run, report } = this.#options;
     const successor = new PrimaryHost({
       config,
@@ -426,6 +446,7 @@ export class SecondaryHost {
         vm: this.#side!.handOver(),
         arbitration: this.#arbitration,
         plugs: this.#plugs,
+        secondary,
       },
     });
     this.#successor = successor;
@@ -453,6 +474,7 @@ export class SecondaryHost {
   async #close(): Promise<void> {
     this.#over = true;
     this.#listener?.close();
+    this.#control?.close();
     this.#heartbeat?.stop();
     await this.#offered?.withdraw();
     await this.#arbitration.close();

@@ -37,6 +37,22 @@ Deno.test("colo-reprotect takes another standby, and none while there is one", a
     Deno.kill(pair.qemuPid("primary"), "SIGKILL");
     const running = await other.waitFor("running", () => true, 30_000);
     assertEquals(running.reason, "the primary QEMU ended by SIGKILL");
+
+    // The survivor knows nobody, and is told of one as well.
+    await pair.side("primary").exited();
+    const standby = pair.restart("standby");
+    await standby.waitFor("secondary", ({ phase }) => phase === "waiting", 30_000);
+    const survivor = await QmpClient.connect(`${pair.directory}/other.sock`);
+    assertEquals((await survivor.execute("query-status")).status, "running");
+    const [, listen = ""] = /^listen = "(.*)"$/m.exec(
+      Deno.readTextFileSync(`${pair.directory}/standby.toml`),
+    )!;
+    await survivor.executeRaw("colo-reprotect", { address: listen });
+    await survivor.close();
+    await other.waitFor("primary", ({ phase }) => phase === "protected", 30_000);
+    const { pid } = other.reports.findLast((report) => report.event === "qemu-started")!;
+    Deno.kill(pid, "SIGKILL");
+    await standby.waitFor("running", () => true, 30_000);
   } finally {
     await other.stop();
   }
