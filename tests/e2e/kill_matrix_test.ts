@@ -277,6 +277,8 @@ async function playCell(stage: Stage, cell: Cell): Promise<string | undefined> {
   const from = engines.map(({ reports }) => reports.length);
   const { atMs, inTime } = await happen(stage, cell);
   if (!inTime) {
+    // Nothing is left behind by engines that are there.
+    await until(() => stage.settled !== undefined, SETTLE_MS, "the pair is protected again");
     await load.stop();
     await stage.frames.stop();
     return undefined;
