@@ -112,8 +112,7 @@ export class PrimaryLink {
    */
   async askPeer(): Promise<PeerState> {
     const { peer } = this.#options.config.replication;
-    // Where none is known there is an arbiter, who knows better.
-    if (peer === undefined) return { type: "idle" };
+    if (peer === undefined) return { type: "silent" };
     try {
       closeLink(await openLink(peer, this.#introduction, ASK_PEER_MS));
       return { type: "idle" };
