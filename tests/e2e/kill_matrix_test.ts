@@ -16,7 +16,7 @@ import { FrameWatch } from "./_frame_watch.ts";
 import { type Cell, CELLS, CUT_MS, STOP_MS, type Target } from "./_kill_matrix.ts";
 import { LinkRelay } from "./_link_relay.ts";
 import type { Side as AnySide } from "./_network_pair.ts";
-import { processesOf, randomFrom, sleep, testSeed, until } from "./_pair.ts";
+import { isAlive, processesOf, randomFrom, sleep, testSeed, until } from "./_pair.ts";
 
 const SAMPLED = 6;
 
@@ -50,6 +50,7 @@ if (whyNot !== undefined) console.log(`the kill matrix is left out: ${whyNot}`);
 
 /** How an engine takes part, by what it said last. */
 function role(engine: EngineProcess): string {
+  if (!isAlive(engine.pid)) return "none";
   const said = engine.reports.findLast(({ event }) => event === "primary" || event === "secondary");
   return said !== undefined && "phase" in said ? `${said.event} ${said.phase}` : "none";
 }
