@@ -10,6 +10,7 @@ import type { VmConfig } from "../config/mod.ts";
 import { ArbiterError } from "../errors.ts";
 import { decodeOwner, encodeOwner, type Ownership } from "../failover/arbiter.ts";
 import type { GenerationFile } from "../failover/manual_arbiter.ts";
+import { writeAll } from "./capture_port.ts";
 
 /** Where it is, the same at every start: `$XDG_STATE_HOME/colo`, else `~/.local/state/colo`. */
 export function generationPath({ path, vm }: Pick<VmConfig, "path" | "vm">): string {
@@ -34,7 +35,8 @@ export class DiskGenerationFile implements GenerationFile {
     const owner = decodeOwner(text);
     if (owner !== undefined) return owner;
     throw new ArbiterError(
-      `Cannot use ${this.path}: it holds no generation; remove it if it is yours`,
+      `Cannot use ${this.path}: it holds no generation; restore it, from a copy or from what the ` +
+        "other host's says: without it nobody here knows which host may run the VM",
     );
   }
 
@@ -42,7 +44,7 @@ export class DiskGenerationFile implements GenerationFile {
     await Deno.mkdir(dirname(this.path), { recursive: true, mode: 0o700 });
     const temporary = `${this.path}.new`;
     using file = await Deno.open(temporary, { write: true, create: true, truncate: true });
-    await file.write(new TextEncoder().encode(encodeOwner(owner)));
+    await writeAll(file, new TextEncoder().encode(encodeOwner(owner)));
     await file.sync();
     await Deno.rename(temporary, this.path);
     using directory = await Deno.open(dirname(this.path));

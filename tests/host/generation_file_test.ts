@@ -18,3 +18,19 @@ Deno.test("DiskGenerationFile keeps what was stored last, and takes rubbish for 
     Deno.removeSync(directory, { recursive: true });
   }
 });
+
+Deno.test("DiskGenerationFile writes all of it, however little the system takes at once", async () => {
+  const directory = Deno.makeTempDirSync();
+  const { write } = Deno.FsFile.prototype;
+  Deno.FsFile.prototype.write = function (bytes) {
+    return write.call(this, bytes.subarray(0, 5));
+  };
+  try {
+    const file = new DiskGenerationFile(`${directory}/vm.json`);
+    await file.store({ generation: 7, holder: "host-a" });
+    assertEquals(await file.load(), { generation: 7, holder: "host-a" });
+  } finally {
+    Deno.FsFile.prototype.write = write;
+    Deno.removeSync(directory, { recursive: true });
+  }
+});
