@@ -69,7 +69,7 @@ export interface SecondarySockets {
  *
  * @param mirrored Whether a secondary VM is to receive what the guest receives
  * @param directory For the sockets
- * @throws {QmpError} when QEMU does not take them
+ * @throws {QmpError} when QEMU does not take them; no socket is left open
  * @throws {QemuError} when QEMU's sockets cannot be connected to
  */
 export async function addPrimaryFilters(
@@ -78,41 +78,42 @@ export async function addPrimaryFilters(
   mirrored: boolean,
   directory: string,
 ): Promise<PrimarySockets> {
-  const socket = (port: Port) => openChardev(monitor, nic, port, directory);
   const objects = await monitor.execute("qom-list", { path: "/objects" });
   const rewrite = filterId(nic, "rewrite");
   const place = objects.some(({ name }) => name === rewrite)
     ? { insert: "before", position: `id=${rewrite}` }
     : {};
-  const sockets = {
-    mirror: mirrored ? await socket("mirror") : undefined,
-    out: await socket("out"),
-    in: await socket("in"),
-  };
-  if (mirrored) {
-    await addFilter(monitor, nic, "mirror", {
+  return await withChardevs(monitor, nic, directory, async (open) => {
+    const sockets = {
+      mirror: mirrored ? await open("mirror") : undefined,
+      out: await open("out"),
+      in: await open("in"),
+    };
+    if (mirrored) {
+      await addFilter(monitor, nic, "mirror", {
+        ...place,
+        "qom-type": "filter-mirror",
+        queue: "tx",
+        outdev: chardevId(nic, "mirror"),
+        status: "off",
+      });
+    }
+    // It takes nothing out of the guest's way, and so can stay switched on.
+    await addFilter(monitor, nic, "in", {
       ...place,
-      "qom-type": "filter-mirror",
-      queue: "tx",
-      outdev: chardevId(nic, "mirror"),
+      "qom-type": "filter-redirector",
+      queue: "rx",
+      indev: chardevId(nic, "in"),
+    });
+    await addFilter(monitor, nic, "out", {
+      ...place,
+      "qom-type": "filter-redirector",
+      queue: "rx",
+      outdev: chardevId(nic, "out"),
       status: "off",
     });
-  }
-  // It takes nothing out of the guest's way, and so can stay switched on.
-  await addFilter(monitor, nic, "in", {
-    ...place,
-    "qom-type": "filter-redirector",
-    queue: "rx",
-    indev: chardevId(nic, "in"),
+    return sockets;
   });
-  await addFilter(monitor, nic, "out", {
-    ...place,
-    "qom-type": "filter-redirector",
-    queue: "rx",
-    outdev: chardevId(nic, "out"),
-    status: "off",
-  });
-  return sockets;
 }
 
 /** Lead a primary's frames through this engine, or past it. */
@@ -134,7 +135,7 @@ export async function switchPrimaryFilters(
 /**
  * Add a secondary's filters.
  *
- * @throws {QmpError} when QEMU does not take them
+ * @throws {QmpError} when QEMU does not take them; no socket is left open
  * @throws {QemuError} when QEMU's sockets cannot be connected to
  */
 export async function addSecondaryFilters(
@@ -142,28 +143,26 @@ export async function addSecondaryFilters(
   nic: FilteredNic,
   directory: string,
 ): Promise<SecondarySockets> {
-  const sockets = {
-    in: await openChardev(monitor, nic, "in", directory),
-    out: await openChardev(monitor, nic, "out", directory),
-    again: await openChardev(monitor, nic, "again", directory),
-  };
-  await addFilter(monitor, nic, "again", {
-    "qom-type": "filter-redirector",
-    queue: "rx",
-    indev: chardevId(nic, "again"),
+  return await withChardevs(monitor, nic, directory, async (open) => {
+    const sockets = { in: await open("in"), out: await open("out"), again: await open("again") };
+    await addFilter(monitor, nic, "again", {
+      "qom-type": "filter-redirector",
+      queue: "rx",
+      indev: chardevId(nic, "again"),
+    });
+    await addFilter(monitor, nic, "in", {
+      "qom-type": "filter-redirector",
+      queue: "tx",
+      indev: chardevId(nic, "in"),
+    });
+    await addFilter(monitor, nic, "out", {
+      "qom-type": "filter-redirector",
+      queue: "rx",
+      outdev: chardevId(nic, "out"),
+    });
+    await addFilter(monitor, nic, "rewrite", { "qom-type": "filter-rewriter", queue: "all" });
+    return sockets;
   });
-  await addFilter(monitor, nic, "in", {
-    "qom-type": "filter-redirector",
-    queue: "tx",
-    indev: chardevId(nic, "in"),
-  });
-  await addFilter(monitor, nic, "out", {
-    "qom-type": "filter-redirector",
-    queue: "rx",
-    outdev: chardevId(nic, "out"),
-  });
-  await addFilter(monitor, nic, "rewrite", { "qom-type": "filter-rewriter", queue: "all" });
-  return sockets;
 }
 
 /** Give a secondary's network card its netdev: what the VM says from now on it says to the world. */
@@ -226,6 +225,26 @@ function filterId({ id }: FilteredNic, name: FilterName): string {
 
 function chardevId({ id }: FilteredNic, port: Port): string {
   return `colo-${id}-${port}-socket`;
+}
+
+/** Add filters on chardevs that are connected to; when one cannot be added, no socket stays open. */
+async function withChardevs<Sockets>(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+  directory: string,
+  add: (open: (port: Port) => Promise<UnixSocket>) => Promise<Sockets>,
+): Promise<Sockets> {
+  const opened: UnixSocket[] = [];
+  try {
+    return await add(async (port) => {
+      const socket = await openChardev(monitor, nic, port, directory);
+      opened.push(socket);
+      return socket;
+    });
+  } catch (error) {
+    for (const socket of opened) socket.close();
+    throw error;
+  }
 }
 
 async function openChardev(

@@ -68,6 +68,9 @@ export interface PrimaryLinkOptions {
 /** Between two attempts to reach the secondary. */
 const RECONNECT_MS = 200;
 
+/** And at the most, when it is reached but this side cannot begin, which may be so for ever. */
+const RECONNECT_MS_MAX = 5000;
+
 /** Between two looks at whether there is something to seed from. */
 const SEED_POLL_MS = 20;
 
@@ -90,6 +93,7 @@ export class PrimaryLink {
   #sending: Promise<void> = Promise.resolve();
   #gaveUp = false;
   #seedBeganMs = 0;
+  #reconnectMs = RECONNECT_MS;
 
   constructor(options: PrimaryLinkOptions, primary: LinkedPrimary) {
     const { config, arbitration } = options;
@@ -155,7 +159,8 @@ export class PrimaryLink {
         if (primary.isDone()) return;
         const name = formatAddress(address);
         try {
-          await this.#connect(address, () => complaints.delete(name));
+          await this.#connect(address);
+          complaints.delete(name);
         } catch (error) {
           const message = messageOf(error);
           const refused = error instanceof RefusedError ? error.generation : 0;
@@ -168,12 +173,12 @@ export class PrimaryLink {
           complaints.set(name, message);
         }
       }
-      await sleep(RECONNECT_MS);
+      await sleep(this.#reconnectMs);
     }
   }
 
   /** Work with a secondary until it is lost. */
-  async #connect(address: LinkAddress, connected: () => void): Promise<void> {
+  async #connect(address: LinkAddress): Promise<void> {
     const { arbitration } = this.#options;
     const primary = this.#primary;
     // A generation that is being claimed is no other's to share.
@@ -183,7 +188,6 @@ export class PrimaryLink {
     if (monitor !== undefined) await this.#options.disks.prepare(monitor);
     const { generation } = arbitration;
     const link = await openLink(address, this.#introduction);
-    connected();
     const { isClaiming } = arbitration;
     const isLate = isClaiming || generation !== arbitration.generation;
     if (isLate || primary.isDone()) closeLink(link);
@@ -255,12 +259,18 @@ export class PrimaryLink {
     );
   }
 
-  /** Work with one secondary, until it is lost. */
+  /**
+   * Work with one secondary, until it is lost.
+   *
+   * @throws when it cannot be begun to be seeded, for a reason on this side
+   */
   async #serve(link: Link): Promise<void> {
     this.#link = link;
     this.#gaveUp = false;
     let reason = "the link to the secondary broke";
     let ready = false;
+    const failures: unknown[] = [];
+    const isAlone = () => this.#primary.phase() === "alone";
     const watch = this.#watch(link);
     this.#lastWord = watch.lastWord;
     const disks = this.#options.disks.serve(link.disks)
@@ -276,7 +286,7 @@ export class PrimaryLink {
           if (ready) throw new LinkError("the secondary began anew without a word");
           ready = true;
           this.#begin(link).catch((error) => {
-            this.#notice(messageOf(error));
+            failures.push(error);
             closeLink(link);
           });
         } else if (message.type === "committed" || message.type === "loaded") {
@@ -294,8 +304,13 @@ export class PrimaryLink {
       await Promise.all([watch.ended, disks]);
       this.#link = undefined;
       this.#sender = undefined;
-      this.#primary.step({ type: "replica-lost", reason });
+      // For the guest of a primary that has remained alone nothing has changed.
+      if (failures.length > 0 && isAlone()) this.#primary.unguard(link.packets);
+      else this.#primary.step({ type: "replica-lost", reason });
     }
+    if (failures.length === 0) return;
+    this.#reconnectMs = Math.min(2 * this.#reconnectMs, RECONNECT_MS_MAX);
+    throw failures[0];
   }
 
   #watch(link: Link): LinkWatch {
@@ -330,6 +345,7 @@ export class PrimaryLink {
     encoders.attach(capture.mirror);
     this.#sender = new ReplicaSender(capture, link.bulk, encoders);
     this.#seedBeganMs = performance.now();
+    this.#reconnectMs = RECONNECT_MS;
     primary.step({ type: "replica-ready" });
   }
 

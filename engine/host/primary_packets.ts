@@ -268,7 +268,7 @@ class Card {
     });
     this.#mirrored = new RecordBuffer(`the mirror of ${nic.id}`, nic.vnetHeader ? 8 : 4);
     this.#in = sockets.in;
-    poller.watch(this.#in, { readable() {}, writable: () => this.flush(), closed() {} });
+    poller.watch(this.#in, { writable: () => this.flush(), closed: this.#closed });
     this.#out = this.#watch(sockets.out, () => this.#readOut());
     this.#mirror = sockets.mirror && this.#watch(sockets.mirror, () => this.#readMirror());
   }
@@ -332,9 +332,13 @@ class Card {
   }
 
   #watch(socket: UnixSocket, readable: () => void): UnixSocket {
-    this.#poller.watch(socket, { readable, writable() {}, closed() {} });
+    this.#poller.watch(socket, { readable, writable() {}, closed: this.#closed });
     return socket;
   }
+
+  readonly #closed = (error?: unknown): void => {
+    if (error !== undefined) this.#options.notice(`${this.#name}: ${messageOf(error)}`);
+  };
 
   #readOut(): void {
     const { proxy } = this;

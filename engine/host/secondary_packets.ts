@@ -6,7 +6,7 @@
  */
 
 import { WasmKernels } from "../../wasm/mod.ts";
-import { LinkError, PacketError, WireError } from "../errors.ts";
+import { LinkError, messageOf, PacketError, WireError } from "../errors.ts";
 import { PACKET_LINK_BYTES_MAX } from "../limits.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { InboundGate } from "../proxy/inbound_gate.ts";
@@ -160,7 +160,7 @@ class Card {
     this.#events = events;
     this.#in = sockets.in;
     this.#again = sockets.again;
-    poller.watch(this.#in, { readable() {}, writable: () => this.#flush(), closed() {} });
+    poller.watch(this.#in, { writable: () => this.#flush(), closed: this.#closed });
     this.#out = this.#watch(sockets.out);
   }
 
@@ -200,9 +200,14 @@ class Card {
   }
 
   #watch(socket: UnixSocket): UnixSocket {
-    this.#poller.watch(socket, { readable: () => this.#read(), writable() {}, closed() {} });
+    const readable = () => this.#read();
+    this.#poller.watch(socket, { readable, writable() {}, closed: this.#closed });
     return socket;
   }
+
+  readonly #closed = (error?: unknown): void => {
+    if (error !== undefined) this.#events.notice(`${this.#name}: ${messageOf(error)}`);
+  };
 
   #read(): void {
     const socket = this.#out;

@@ -98,12 +98,15 @@ export class UnixSocket {
 
 /** Who is told about a socket. */
 export interface SocketWatcher {
-  /** There is something to read; called again as long as there is. */
-  readable(): void;
+  /** There is something to read; called again as long as there is. Left out: nothing ever is. */
+  readonly readable?: () => void;
   /** There is room to write again; called once for each {@linkcode SocketPoller.awaitRoom}. */
   writable(): void;
-  /** The peer is gone. The socket is watched no more. */
-  closed(): void;
+  /**
+   * The peer is gone, which whoever reads finds out by reading, or another function of this watcher has
+   * thrown, and the socket was closed for it. The socket is watched no more.
+   */
+  closed(error?: unknown): void;
 }
 
 interface Watched {
@@ -158,9 +161,9 @@ export class SocketPoller {
     while (!this.#closed) {
       const watched = [...this.#watched.values()];
       const entries = new DataView(new ArrayBuffer((watched.length + 1) * POLL_BYTES));
-      watched.forEach(({ socket, awaitsRoom }, index) => {
+      watched.forEach(({ socket, watcher, awaitsRoom }, index) => {
         entries.setInt32(index * POLL_BYTES, socket.fd, true);
-        const events = awaitsRoom ? POLLIN | POLLOUT : POLLIN;
+        const events = (watcher.readable ? POLLIN : 0) | (awaitsRoom ? POLLOUT : 0);
         entries.setInt16(index * POLL_BYTES + POLL_EVENTS_AT, events, true);
       });
       entries.setInt32(watched.length * POLL_BYTES, this.#wakeFd, true);
@@ -176,14 +179,22 @@ export class SocketPoller {
   }
 
   #tell(one: Watched, found: number): void {
-    if ((found & POLLOUT) !== 0) {
-      one.awaitsRoom = false;
-      one.watcher.writable();
-    }
-    if ((found & POLLIN) !== 0) one.watcher.readable();
-    else if ((found & (POLLERR | POLLHUP)) !== 0) {
-      this.#watched.delete(one.socket);
-      one.watcher.closed();
+    const { socket, watcher } = one;
+    try {
+      if ((found & POLLOUT) !== 0) {
+        one.awaitsRoom = false;
+        watcher.writable();
+      }
+      if ((found & POLLIN) !== 0) watcher.readable?.();
+      else if ((found & (POLLERR | POLLHUP)) !== 0) {
+        this.#watched.delete(socket);
+        watcher.closed();
+      }
+    } catch (error) {
+      // The others go on, and QEMU must not write to a socket that nobody reads.
+      this.#watched.delete(socket);
+      socket.close();
+      watcher.closed(error);
     }
   }
 }

@@ -92,3 +92,48 @@ Deno.test("SocketPoller tells each watcher what there is, until it watches no mo
     await poller.close();
   });
 });
+
+Deno.test("SocketPoller says of a socket that is only written to that its peer is gone, once", async () => {
+  await withSockets(async (near, far) => {
+    const poller = new SocketPoller();
+    let closed = 0;
+    poller.watch(near, { writable() {}, closed: () => closed++ });
+    far.close();
+    await until(() => closed > 0);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    assertEquals(closed, 1);
+    await poller.close();
+  });
+});
+
+Deno.test("SocketPoller ends the socket whose watcher throws, and no other", async () => {
+  await withSockets(async (one, farOne) => {
+    await withSockets(async (other, farOther) => {
+      const poller = new SocketPoller();
+      const space = new Uint8Array(16);
+      const errors: unknown[] = [];
+      let heard = 0;
+      const fault = new Error("a fault");
+      poller.watch(one, {
+        readable: () => {
+          one.receive(space);
+          throw fault;
+        },
+        writable() {},
+        closed: (error) => errors.push(error),
+      });
+      poller.watch(other, {
+        readable: () => heard += other.receive(space),
+        writable() {},
+        closed() {},
+      });
+      await farOne.write(Uint8Array.of(1));
+      await until(() => errors.length > 0);
+      await farOther.write(Uint8Array.of(1, 2));
+      await until(() => heard === 2);
+      assertEquals(errors, [fault]);
+      assertEquals(await farOne.read(space), null);
+      await poller.close();
+    });
+  });
+});
