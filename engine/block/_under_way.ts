@@ -13,7 +13,12 @@ const OWN_HANDLES = 0xc010n << 48n;
 export class RequestsUnderWay {
   readonly #requests = new Map<bigint, NbdRequest>();
   readonly #own = new Set<bigint>();
-  #lastOwn = OWN_HANDLES;
+  #lastOwn: bigint;
+
+  /** @param handles Our own follow this one */
+  constructor(handles = OWN_HANDLES) {
+    this.#lastOwn = handles;
+  }
 
   get size(): number {
     return this.#requests.size;

@@ -22,7 +22,8 @@
  * An answer of the gate's promises no more than the server's: both hold the write in the memory of the
  * secondary's host, and a write whose checkpoint that host does not hold is undone by a takeover anyway.
  * Such a gate must lie on the secondary's host, therefore, and be told of checkpoints in the order of
- * the client's bytes.
+ * the client's bytes. Behind `EarlyAnswers` it answers all writes, because their client does not wait for
+ * them any more: so it is the gate that keeps those to the same place in their order.
  *
  * @module
  */
@@ -66,7 +67,7 @@ const RELEASED_MAX = 64;
 export class DiskGate {
   readonly #client = new NbdClientReader();
   readonly #server = new NbdServerReader();
-  readonly #answers: "server" | "gate";
+  readonly #answers: "server" | "gate" | "always";
   readonly #bytesMax: number;
   #held: HeldRequest[] = [];
   #heldBytes = 0;
@@ -200,13 +201,15 @@ export class DiskGate {
 
   #waits(request: NbdRequest): boolean {
     if (isWrite(request) && !this.#passes(this.#taken)) return true;
+    const isChange = isWrite(request) || request.command === NBD_COMMAND.FLUSH;
+    if (this.#answers === "always" && isChange) return true;
     if (this.#held.length === 0) return this.#underWay.precedes(request);
     const { command } = request;
     if (isWrite(request) || command === NBD_COMMAND.FLUSH || command === NBD_COMMAND.DISC) {
       return true;
     }
     // Whoever was told that a write is done may read it back.
-    return this.#answers === "gate";
+    return this.#answers !== "server";
   }
 
   #payload(raw: Uint8Array, last: boolean): void {
@@ -235,6 +238,8 @@ export class DiskGate {
       const { epoch, request, isAnswered } = held;
       if (!this.#passes(epoch) || this.#underWay.size >= RELEASED_MAX) break;
       if (this.#underWay.precedes(request)) break;
+      // Nobody knows its order but the gate, if it is the gate that answers.
+      if (this.#answers === "always" && !held.isWhole) break;
       count++;
       const [header, ...data] = held.bytes;
       if (isAnswered) this.#forwardAsOwn(request);

@@ -22,8 +22,8 @@ export type GateEffect =
 
 /** How a gate behaves. */
 export interface GateOptions {
-  /** Who answers the writes that wait; the server by default. */
-  readonly answers?: "server" | "gate";
+  /** Who answers the writes that wait; the server by default. `always`: the gate, and all other writes. */
+  readonly answers?: "server" | "gate" | "always";
   /** Bytes that wait before it is full. */
   readonly bytesMax?: number;
 }

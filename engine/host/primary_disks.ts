@@ -6,8 +6,8 @@
  *                   +- NBD client --unix--> this engine ==link==> the secondary's: gate --> its disk
  * ```
  *
- * A write of the guest's is done when both have it; of what the secondary has not loaded yet, its engine
- * says that it is. When the secondary is lost the client's socket is closed at once, and the guest goes
+ * A write of the guest's is done when its own disk has it, and it is on its way to the secondary: see
+ * `block/early_answers`. When the secondary is lost the client's socket is closed at once, and the guest goes
  * on with its own disk alone: the quorum hides the error.
  *
  * @module
@@ -23,8 +23,10 @@ import {
   connectReplica,
   copyChanges,
   detachReplica,
+  EarlyAnswers,
   finishMirror,
   forgetChanges,
+  type GateEffect,
   type GuestDisk,
   insertQuorum,
   syncProgress,
@@ -78,6 +80,8 @@ export class PrimaryDisks {
   #theirCopy = Promise.withResolvers<string>();
   /** The copy that was made last, and what remembers where the guest has written since. */
   #copy: { readonly name: string; bitmap: string } | undefined;
+  /** The name is told when a checkpoint is loaded that began behind the copy: all of it is there then. */
+  #untold: { readonly name: string; epoch?: number } | undefined;
   /** A younger bitmap, which takes that one's place when this checkpoint is loaded. */
   #younger: { readonly bitmap: string; readonly epoch: number } | undefined;
   #bitmaps = 0;
@@ -158,7 +162,8 @@ export class PrimaryDisks {
       await connectReplica(monitor, disk, { socketPath, exportName: disk.node });
     }
     const bitmap = await this.#returned(monitor);
-    if (bitmap === undefined) await this.#beginCopy(monitor, link);
+    await link.send({ type: "diskCopy", copy: "" });
+    if (bitmap === undefined) await this.#beginCopy(monitor);
     else await this.#copyChanged(monitor, bitmap);
     let pauseMs = 0;
     await this.#options.undisturbed(async () => {
@@ -168,7 +173,7 @@ export class PrimaryDisks {
           else await copyChanges(monitor, disk, bitmap, { timeoutMs: FINISH_MS });
           await attachReplica(monitor, disk);
         }
-        if (bitmap === undefined) await this.#nameCopy(monitor, link);
+        await this.#nameCopy(monitor, bitmap);
       });
     });
     this.#options.report({
@@ -189,6 +194,12 @@ export class PrimaryDisks {
   loaded(epoch: number): void {
     const monitor = this.#monitor;
     if (monitor === undefined || this.#copy === undefined) return;
+    const untold = this.#untold;
+    if (untold?.epoch !== undefined && epoch >= untold.epoch) {
+      this.#untold = undefined;
+      // A link that broke is noticed where it is read.
+      this.#link?.send({ type: "diskCopy", copy: untold.name }).catch(() => {});
+    }
     const younger = this.#younger;
     if (younger !== undefined && epoch >= younger.epoch) {
       this.#younger = undefined;
@@ -204,12 +215,14 @@ export class PrimaryDisks {
   /** The guest stands still for this checkpoint, which the secondary is to take over from. */
   begin(epoch: number): void {
     this.#epoch = epoch;
+    if (this.#untold !== undefined) this.#untold.epoch ??= epoch;
     for (const index of this.#tunnels.keys()) this.#tell(index, new Uint8Array(0));
   }
 
   /** The secondary is lost: from now on nothing of the guest's waits for it. */
   cut(): void {
     this.#theirCopy.resolve("");
+    this.#untold = undefined;
     const tunnels = this.#tunnels.splice(0);
     for (const tunnel of tunnels) tunnel.close();
     this.#link = undefined;
@@ -262,8 +275,7 @@ export class PrimaryDisks {
   }
 
   /** Copy all, until only what the guest writes is left. */
-  async #beginCopy(monitor: BlockMonitor, link: LinkConnection): Promise<void> {
-    await link.send({ type: "diskCopy", copy: "" });
+  async #beginCopy(monitor: BlockMonitor): Promise<void> {
     for (const disk of this.#disks) await beginMirror(monitor, disk);
     await this.#copied(monitor);
     for (const disk of this.#disks) await tightenMirror(monitor, disk);
@@ -280,14 +292,20 @@ export class PrimaryDisks {
     }
   }
 
-  /** The disks are equal at this moment. */
-  async #nameCopy(monitor: BlockMonitor, link: LinkConnection): Promise<void> {
-    const bitmap = this.#nextBitmap();
-    for (const disk of this.#disks) await trackChanges(monitor, disk, bitmap);
+  /**
+   * The disks are equal at this moment, or will be when all has come that is under way.
+   *
+   * @param known What remembers where the guest has written since, if something does already
+   */
+  async #nameCopy(monitor: BlockMonitor, known: string | undefined): Promise<void> {
+    const bitmap = known ?? this.#nextBitmap();
+    if (known === undefined) {
+      for (const disk of this.#disks) await trackChanges(monitor, disk, bitmap);
+    }
     const name = crypto.randomUUID();
     this.#copy = { name, bitmap };
+    this.#untold = { name };
     this.#rotatedMs = performance.now();
-    await link.send({ type: "diskCopy", copy: name });
   }
 
   async #detach(monitor: BlockMonitor): Promise<void> {
@@ -328,7 +346,7 @@ export class PrimaryDisks {
     if (message.type === "diskCopy") this.#theirCopy.resolve(message.copy);
     if (message.type === "checkpointWanted") this.#options.demand();
     if (message.type !== "nbd") return;
-    this.#tunnels[message.disk]?.write(message.bytes);
+    this.#tunnels[message.disk]?.answered(message.bytes);
   }
 
   async #tell(disk: number, bytes: Uint8Array): Promise<void> {
@@ -373,8 +391,11 @@ async function stoodStill(monitor: BlockMonitor, work: () => Promise<void>): Pro
 class Tunnel {
   readonly #listener: Deno.UnixListener;
   readonly #say: (bytes: Uint8Array) => Promise<void>;
+  readonly #answers = new EarlyAnswers();
   #socket: NbdSocket | undefined;
   #closed = false;
+  /** Whoever waits for answers looks again then. */
+  #news = Promise.withResolvers<void>();
 
   constructor(path: string, say: (bytes: Uint8Array) => Promise<void>) {
     this.#say = say;
@@ -382,8 +403,14 @@ class Tunnel {
     this.#serve().catch(() => {}).finally(() => this.close());
   }
 
-  write(bytes: Uint8Array): void {
-    this.#socket?.write(bytes);
+  /**
+   * The secondary's disk has said something.
+   *
+   * @throws {NbdError} when it makes no sense
+   */
+  answered(bytes: Uint8Array): void {
+    this.#do(this.#answers.fromServer(bytes));
+    this.#tellNews();
   }
 
   close(): void {
@@ -391,15 +418,35 @@ class Tunnel {
     this.#closed = true;
     this.#socket?.close();
     if (this.#socket === undefined) this.#listener.close();
+    this.#tellNews();
   }
 
   async #serve(): Promise<void> {
     const connection = await this.#listener.accept();
-    this.#socket = new NbdSocket(connection);
+    const socket = new NbdSocket(connection);
+    this.#socket = socket;
     this.#listener.close();
-    if (this.#closed) return this.#socket.close();
+    if (this.#closed) return socket.close();
     // The server speaks first: it must know that somebody is there.
     await this.#say(new Uint8Array(0));
-    await this.#socket.read(this.#say);
+    await socket.read(async (bytes) => {
+      await this.#do(this.#answers.fromClient(bytes));
+      while (this.#answers.full && !this.#closed) await this.#news.promise;
+    });
+  }
+
+  /** Fulfilled when there is room for more. */
+  async #do(effects: readonly GateEffect[]): Promise<void> {
+    const sending: Promise<void>[] = [];
+    for (const effect of effects) {
+      if (effect.type === "to-server") sending.push(this.#say(effect.bytes));
+      else if (effect.type === "to-client") this.#socket?.write(effect.bytes);
+    }
+    await Promise.all(sending);
+  }
+
+  #tellNews(): void {
+    this.#news.resolve();
+    this.#news = Promise.withResolvers();
   }
 }

@@ -204,7 +204,7 @@ interface CopyEvents {
 
 /** One disk during one link. */
 class DiskCopy {
-  readonly #gate = new DiskGate({ answers: "gate" });
+  readonly #gate = new DiskGate({ answers: "always" });
   readonly #path: string;
   readonly #events: CopyEvents;
   #server: NbdSocket | undefined;

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
+import { EarlyAnswers } from "../../engine/block/early_answers.ts";
 import { DiskGate } from "../../engine/block/gate.ts";
 import type { GateEffect, GateOptions } from "../../engine/block/gate_effects.ts";
 import { isWrite, NBD_COMMAND, type NbdForm, type NbdRequest } from "../../engine/block/nbd.ts";
@@ -29,11 +30,16 @@ class Rig {
   /** What the gate said besides. */
   readonly said: GateEffect[] = [];
 
-  constructor(readonly form: NbdForm, options: GateOptions = {}) {
+  /** In front of the gate, where the primary's engine answers. */
+  readonly #early: EarlyAnswers | undefined;
+
+  constructor(readonly form: NbdForm, options: GateOptions = {}, isEarly = false) {
     this.gate = new DiskGate(options);
+    this.#early = isEarly ? new EarlyAnswers() : undefined;
     this.server = new MemoryServer(form);
     for (const { side, bytes } of handshake(form)) {
-      this.do(side === "C" ? this.gate.fromClient(bytes) : this.gate.fromServer(bytes));
+      if (side === "C") this.#fromClient(bytes);
+      else this.do(this.gate.fromServer(bytes));
     }
     this.toServer.length = this.toClient.length = 0;
   }
@@ -43,12 +49,31 @@ class Rig {
       if (effect.type === "to-server") {
         this.toServer.push(effect.bytes.slice());
         this.server.received(effect.bytes);
-      } else if (effect.type === "to-client") {
+      } else if (effect.type === "to-client" && this.#early !== undefined) {
+        this.#said(this.#early.fromServer(effect.bytes));
+      } else if (effect.type === "to-client") this.#said([effect]);
+      else this.said.push(effect);
+    }
+  }
+
+  #fromClient(bytes: Uint8Array): void {
+    if (this.#early === undefined) return this.do(this.gate.fromClient(bytes));
+    const effects = this.#early.fromClient(bytes);
+    this.#said(effects);
+    for (const effect of effects) {
+      if (effect.type === "to-server") this.do(this.gate.fromClient(effect.bytes));
+    }
+  }
+
+  /** What the client hears. */
+  #said(effects: readonly GateEffect[]): void {
+    for (const effect of effects) {
+      if (effect.type === "to-client") {
         this.toClient.push(effect.bytes.slice());
         for (const piece of this.#client.push(effect.bytes)) {
           if (piece.type === "reply" && piece.reply.done) this.answers.push(piece.reply);
         }
-      } else this.said.push(effect);
+      }
     }
   }
 
@@ -64,7 +89,7 @@ class Rig {
     const length = data?.length ?? request.length ?? 0;
     const whole = { flags: 0, offset: 0, ...request, length, handle };
     this.#client.said({ type: "request", raw: bytes, request: whole });
-    for (const chunk of split(bytes, cuts)) this.do(this.gate.fromClient(chunk));
+    for (const chunk of split(bytes, cuts)) this.#fromClient(chunk);
     return handle;
   }
 
@@ -202,6 +227,41 @@ Deno.test("a gate that answers tells the client at once, and the server's answer
   }));
 });
 
+Deno.test("a client with early answers is answered when its data have passed, and what it has sent comes in order", () => {
+  fc.assert(fc.property(form, cuts, (form, cuts) => {
+    const rig = new Rig(form, { answers: "always" }, true);
+    const first = rig.request({ command: NBD_COMMAND.WRITE }, pattern(1, 100), cuts);
+    const flush = rig.request({ command: NBD_COMMAND.FLUSH });
+    const second = rig.request({ command: NBD_COMMAND.WRITE }, pattern(2, 100), cuts);
+    assertEquals(rig.answers.map(({ handle }) => handle), [first, flush, second]);
+    assertEquals(rig.seen, [1], "the second may not overtake the first");
+    rig.answerAll();
+    assertEquals(rig.seen, [1, 2]);
+    const read = rig.request({ command: NBD_COMMAND.READ, length: 100 });
+    assertEquals(rig.answers.length, 3);
+    rig.answerAll();
+    assertEquals(rig.answers.at(-1)?.handle, read);
+    assertEquals(rig.gate.unansweredWrites, 0);
+  }));
+});
+
+Deno.test("a client with early answers has to wait when the server does not answer any more", () => {
+  const early = new EarlyAnswers();
+  for (const { side, bytes } of handshake("simple")) {
+    if (side === "C") early.fromClient(bytes);
+    else early.fromServer(bytes);
+  }
+  const write = () =>
+    early.fromClient(said({ command: NBD_COMMAND.WRITE }, "simple", pattern(1, 9)));
+  let requests = 0;
+  while (!early.full) {
+    write();
+    assert(++requests < 1000);
+  }
+  // Even one that is read all the same is not too much for whoever reads the answers.
+  for (let more = 0; more < 16; more++) write();
+});
+
 Deno.test("what the server does not do is reported, whoever has answered", () => {
   for (const answers of ["server", "gate"] as const) {
     const rig = new Rig("structured", { answers });
@@ -311,10 +371,11 @@ const step: fc.Arbitrary<Step> = fc.oneof(
  */
 function checkInterleaving(
   form: NbdForm,
-  answers: "server" | "gate",
+  answers: "server" | "gate" | "always" | "early",
   steps: readonly Step[],
 ): void {
-  const rig = new Rig(form, { answers });
+  const isEarly = answers === "early";
+  const rig = new Rig(form, { answers: isEarly ? "always" : answers }, isEarly);
   /** Checkpoint that each write was issued after, by the number of the write. */
   const issued: number[] = [];
   let [taken, loaded] = [-1, -1];
@@ -391,7 +452,7 @@ Deno.test("a takeover finds exactly the writes that its checkpoint and its own e
   fc.assert(
     fc.property(
       form,
-      fc.constantFrom("server" as const, "gate" as const),
+      fc.constantFrom("server" as const, "gate" as const, "always" as const, "early" as const),
       fc.array(step, { maxLength: 40, size: "max" }),
       checkInterleaving,
     ),
@@ -420,8 +481,13 @@ const turn: fc.Arbitrary<Access | { readonly answer: number } | "checkpoint" | "
  * A guest that does not touch a block again before it was told that the last access is over finds on it
  * what it has written, in whatever order the server does what it was given.
  */
-function checkContent(form: NbdForm, answers: "server" | "gate", turns: readonly unknown[]): void {
-  const rig = new Rig(form, { answers });
+function checkContent(
+  form: NbdForm,
+  answers: "server" | "gate" | "always" | "early",
+  turns: readonly unknown[],
+): void {
+  const isEarly = answers === "early";
+  const rig = new Rig(form, { answers: isEarly ? "always" : answers }, isEarly);
   const expected = new Uint8Array(rig.server.disk.length);
   const underWay = new Map<bigint, Access>();
   let [taken, answered, seed] = [-1, 0, 0];
@@ -475,7 +541,7 @@ Deno.test("a guest finds on its disk what it has written, whoever has answered",
   fc.assert(
     fc.property(
       form,
-      fc.constantFrom("server" as const, "gate" as const),
+      fc.constantFrom("server" as const, "gate" as const, "always" as const, "early" as const),
       fc.array(turn, { maxLength: 50, size: "max" }),
       checkContent,
     ),
