@@ -18,9 +18,11 @@ import { closeLink, type Link, type Message } from "../link/mod.ts";
 import type { FromDisks } from "../block/disk_keeper.ts";
 import type { FromKeeper, Target } from "../image/keeper.ts";
 import type { HeldCheckpoint, Recovery } from "../image/store.ts";
+import { InboundGate } from "../proxy/inbound_gate.ts";
 import { type ImagePlace, imagePlace } from "./image_directory.ts";
 import { ImagePort } from "./image_port.ts";
-import type { FilterMonitor } from "./packet_filters.ts";
+import { filteredNics } from "./nics.ts";
+import { type FilteredNic, type FilterMonitor, passFrames } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { StandbyQemu } from "./standby_qemu.ts";
 import type { Vm } from "./start_vm.ts";
@@ -37,6 +39,9 @@ export class ImageSide implements ReplicaSide {
   readonly #options: SideOptions;
   readonly #place: ImagePlace;
   readonly #image: ImagePort;
+  readonly #nics: readonly FilteredNic[];
+  /** Of each card, what its primary has received since the checkpoint that is held. */
+  readonly #received: readonly InboundGate[];
   readonly #recovered = Promise.withResolvers<Recovery>();
   readonly #taken = Promise.withResolvers<HeldCheckpoint>();
   /** What is stood by for, and by whom. */
@@ -61,6 +66,8 @@ export class ImageSide implements ReplicaSide {
     this.#options = options;
     this.#epochs = options.config.vm.disks.map(() => 0);
     this.#place = imagePlace(options.config);
+    this.#nics = filteredNics(options.config);
+    this.#received = this.#nics.map(({ vnetHeader }) => new InboundGate(vnetHeader ? 8 : 4));
     if (this.#place.notice !== undefined) this.#notice(this.#place.notice);
     this.#image = new ImagePort(
       this.#place.directory,
@@ -108,9 +115,11 @@ export class ImageSide implements ReplicaSide {
     return this.#standby?.qmp;
   }
 
-  loaded(): void {}
+  loaded(epoch: number): void {
+    for (const gate of this.#received) gate.loaded(epoch);
+  }
 
-  /** No VM runs that could say or hear anything, but its disks answer. */
+  /** No VM runs that could say anything, but its disks answer. */
   connect(primary: Link | undefined): void {
     this.#primary = primary;
     this.#epochs.fill(0);
@@ -118,7 +127,12 @@ export class ImageSide implements ReplicaSide {
     this.#tellNews();
   }
 
-  frames(): void {}
+  /** Kept for the VM that goes on from the last checkpoint: it has not received them. */
+  frames({ epoch, nic, records }: Extract<Message, { type: "frames" }>): void {
+    const gate = this.#received[nic];
+    if (gate === undefined) throw new WireError(`Cannot take frames of network card ${nic}`, 0);
+    gate.received(epoch, records);
+  }
 
   get diskSizes(): readonly number[] {
     return this.#options.config.vm.disks.map(({ path }) => Deno.statSync(path).size);
@@ -159,16 +173,22 @@ export class ImageSide implements ReplicaSide {
   async takeOver(): Promise<number> {
     const standby = await this.#fed.promise;
     this.#image.tell({ type: "take", pid: standby.pid });
-    const { deviceState } = await this.#taken.promise;
+    const { deviceState, epoch } = await this.#taken.promise;
     this.#running = true;
+    this.loaded(epoch);
     const atMs = await standby.run(deviceState);
     this.#image.tell({ type: "taken" });
     await standby.release().catch((error) => this.#notice(messageOf(error)));
     return atMs;
   }
 
-  /** A VM that did not run has said nothing yet. */
-  async release(): Promise<void> {}
+  /** What the primary had received since the checkpoint it cannot answer any more; this VM can. */
+  async release(): Promise<void> {
+    for (const [index, nic] of this.#nics.entries()) {
+      const pieces = this.#received[index]!.take();
+      await passFrames(this.#standby!.qmp, nic, "guest", pieces, this.#options.directory);
+    }
+  }
 
   handOver(): Vm {
     this.#handedOver = true;

@@ -3,11 +3,10 @@
  * that runs, in this order:
  *
  * ```text
- *  primary     mirror   netdev -> guest   a copy of each frame to `mirror`       (mode colo)
+ *  primary     mirror   netdev -> guest   a copy of each frame to `mirror`
  *              in       frames from `in` go on to the netdev
  *              out      guest -> netdev   each frame to `out` instead
- *  secondary   again    frames from `again` go on to the netdev
- *              in       frames from `in` go on to the guest
+ *  secondary   in       frames from `in` go on to the guest
  *              out      guest -> netdev   each frame to `out` instead
  *              rewrite  maps the TCP sequence numbers of the secondary's own connections
  * ```
@@ -26,10 +25,6 @@
 import type { QmpClient } from "../qmp/mod.ts";
 import { UnixSocket } from "./unix_socket.ts";
 
-/** How long QEMU may take to read what is left in a socket, and how often it is asked. */
-const DISCONNECT_TIMEOUT_MS = 1000;
-const DISCONNECT_POLL_MS = 2;
-
 /** A network card to be led through this engine. */
 export interface FilteredNic {
   /** Id of its netdev. */
@@ -39,7 +34,7 @@ export interface FilteredNic {
 }
 
 /** What a chardev is for. */
-type Port = "mirror" | "in" | "out" | "again";
+type Port = "mirror" | "in" | "out" | "late";
 
 type FilterName = Port | "rewrite";
 
@@ -48,8 +43,8 @@ export type FilterMonitor = Pick<QmpClient, "execute">;
 
 /** Sockets to a primary's filters. */
 export interface PrimarySockets {
-  /** What the guest is sent; only where a secondary VM runs along. */
-  readonly mirror: UnixSocket | undefined;
+  /** What the guest is sent. */
+  readonly mirror: UnixSocket;
   /** What the guest sends. */
   readonly out: UnixSocket;
   /** What leaves. */
@@ -60,14 +55,11 @@ export interface PrimarySockets {
 export interface SecondarySockets {
   readonly in: UnixSocket;
   readonly out: UnixSocket;
-  /** What is said again when the VM takes over; the filter is there before, to lose no time then. */
-  readonly again: UnixSocket;
 }
 
 /**
  * Add a primary's filters, switched off: frames pass them by.
  *
- * @param mirrored Whether a secondary VM is to receive what the guest receives
  * @param directory For the sockets
  * @throws {QmpError} when QEMU does not take them; no socket is left open
  * @throws {QemuError} when QEMU's sockets cannot be connected to
@@ -75,7 +67,6 @@ export interface SecondarySockets {
 export async function addPrimaryFilters(
   monitor: FilterMonitor,
   nic: FilteredNic,
-  mirrored: boolean,
   directory: string,
 ): Promise<PrimarySockets> {
   const objects = await monitor.execute("qom-list", { path: "/objects" });
@@ -85,19 +76,17 @@ export async function addPrimaryFilters(
     : {};
   return await withChardevs(monitor, nic, directory, async (open) => {
     const sockets = {
-      mirror: mirrored ? await open("mirror") : undefined,
+      mirror: await open("mirror"),
       out: await open("out"),
       in: await open("in"),
     };
-    if (mirrored) {
-      await addFilter(monitor, nic, "mirror", {
-        ...place,
-        "qom-type": "filter-mirror",
-        queue: "tx",
-        outdev: chardevId(nic, "mirror"),
-        status: "off",
-      });
-    }
+    await addFilter(monitor, nic, "mirror", {
+      ...place,
+      "qom-type": "filter-mirror",
+      queue: "tx",
+      outdev: chardevId(nic, "mirror"),
+      status: "off",
+    });
     // It takes nothing out of the guest's way, and so can stay switched on.
     await addFilter(monitor, nic, "in", {
       ...place,
@@ -120,10 +109,9 @@ export async function addPrimaryFilters(
 export async function switchPrimaryFilters(
   monitor: FilterMonitor,
   nic: FilteredNic,
-  mirrored: boolean,
   on: boolean,
 ): Promise<void> {
-  for (const name of mirrored ? ["mirror", "out"] as const : ["out"] as const) {
+  for (const name of ["mirror", "out"] as const) {
     await monitor.execute("qom-set", {
       path: `/objects/${filterId(nic, name)}`,
       property: "status",
@@ -144,12 +132,7 @@ export async function addSecondaryFilters(
   directory: string,
 ): Promise<SecondarySockets> {
   return await withChardevs(monitor, nic, directory, async (open) => {
-    const sockets = { in: await open("in"), out: await open("out"), again: await open("again") };
-    await addFilter(monitor, nic, "again", {
-      "qom-type": "filter-redirector",
-      queue: "rx",
-      indev: chardevId(nic, "again"),
-    });
+    const sockets = { in: await open("in"), out: await open("out") };
     await addFilter(monitor, nic, "in", {
       "qom-type": "filter-redirector",
       queue: "tx",
@@ -165,6 +148,39 @@ export async function addSecondaryFilters(
   });
 }
 
+/**
+ * Have frames go on to the guest of a VM that runs, or to the netdev, as if they came from the other.
+ *
+ * @param records As far as QEMU takes them at once
+ * @param directory For the socket
+ * @throws {QmpError} when QEMU refuses
+ * @throws {QemuError} when QEMU's socket cannot be connected to
+ */
+export async function passFrames(
+  monitor: FilterMonitor,
+  nic: FilteredNic,
+  to: "guest" | "netdev",
+  records: readonly Uint8Array[],
+  directory: string,
+): Promise<void> {
+  if (records.length === 0) return;
+  const socket = await openChardev(monitor, nic, "late", directory);
+  try {
+    await addFilter(monitor, nic, "late", {
+      "qom-type": "filter-redirector",
+      queue: to === "guest" ? "tx" : "rx",
+      indev: chardevId(nic, "late"),
+      // What a `rewrite` has mapped is not to pass it again, and what it is to map has to pass it.
+      position: "head",
+    });
+    await socket.sendLast(records);
+    await monitor.execute("object-del", { id: filterId(nic, "late") });
+    await monitor.execute("chardev-remove", { id: chardevId(nic, "late") });
+  } finally {
+    socket.close();
+  }
+}
+
 /** Give a secondary's network card its netdev: what the VM says from now on it says to the world. */
 export async function openSecondaryFilters(
   monitor: FilterMonitor,
@@ -173,27 +189,14 @@ export async function openSecondaryFilters(
   await monitor.execute("object-del", { id: filterId(nic, "out") });
 }
 
-/** Remove what {@linkcode openSecondaryFilters} has left, when the sockets are closed and QEMU has read them. */
+/** Remove what {@linkcode openSecondaryFilters} has left, when the sockets are closed. */
 export async function removeSecondaryFilters(
   monitor: FilterMonitor,
   nic: FilteredNic,
 ): Promise<void> {
-  for (const name of ["again", "in"] as const) {
-    await whenDisconnected(monitor, chardevId(nic, name));
-    await monitor.execute("object-del", { id: filterId(nic, name) });
-  }
-  for (const name of ["out", "again", "in"] as const) {
+  await monitor.execute("object-del", { id: filterId(nic, "in") });
+  for (const name of ["out", "in"] as const) {
     await monitor.execute("chardev-remove", { id: chardevId(nic, name) });
-  }
-}
-
-/** QEMU notices the end of a connection behind the last byte of it. */
-async function whenDisconnected(monitor: FilterMonitor, id: string): Promise<void> {
-  for (const deadline = performance.now() + DISCONNECT_TIMEOUT_MS; performance.now() < deadline;) {
-    const chardevs = await monitor.execute("query-chardev", {});
-    const chardev = chardevs.find(({ label }) => label === id);
-    if (chardev === undefined || chardev.filename.startsWith("disconnected:")) return;
-    await new Promise((resolve) => setTimeout(resolve, DISCONNECT_POLL_MS));
   }
 }
 
@@ -205,7 +208,7 @@ export async function removePrimaryFilters(
   monitor: FilterMonitor,
   nic: FilteredNic,
 ): Promise<void> {
-  const ports = ["out", "mirror", "in", "again"] as const;
+  const ports = ["out", "mirror", "in", "late"] as const;
   const chardevs = new Set((await monitor.execute("query-chardev", {})).map(({ label }) => label));
   for (const port of ports.filter((port) => chardevs.has(chardevId(nic, port)))) {
     // It may be missing: the engine may have ended while it added them.

@@ -80,17 +80,17 @@ export class PrimaryPackets {
    * @throws {ConfigError} when a rule makes no sense
    */
   static async install(options: PrimaryPacketsOptions): Promise<PrimaryPackets> {
-    const { monitor, nics, mode, directory } = options;
+    const { monitor, nics, directory } = options;
     const sockets: PrimarySockets[] = [];
     try {
       for (const nic of nics) {
         // What an attempt has left that failed half way.
         await removePrimaryFilters(monitor, nic);
-        sockets.push(await addPrimaryFilters(monitor, nic, mode === "colo", directory));
+        sockets.push(await addPrimaryFilters(monitor, nic, directory));
       }
     } catch (error) {
       for (const { mirror, out, in: input } of sockets) {
-        for (const socket of [mirror, out, input]) socket?.close();
+        for (const socket of [mirror, out, input]) socket.close();
       }
       throw error;
     }
@@ -218,8 +218,8 @@ export class PrimaryPackets {
   }
 
   async #switch(on: boolean): Promise<void> {
-    const { monitor, nics, mode } = this.#options;
-    for (const nic of nics) await switchPrimaryFilters(monitor, nic, mode === "colo", on);
+    const { monitor, nics } = this.#options;
+    for (const nic of nics) await switchPrimaryFilters(monitor, nic, on);
   }
 
   #tick(): void {
@@ -246,7 +246,7 @@ class Card {
   readonly #name: string;
   readonly #in: UnixSocket;
   #out: UnixSocket;
-  #mirror: UnixSocket | undefined;
+  #mirror: UnixSocket;
   #secondaryEpoch = -1;
 
   constructor(
@@ -270,7 +270,7 @@ class Card {
     this.#in = sockets.in;
     poller.watch(this.#in, { writable: () => this.flush(), closed: this.#closed });
     this.#out = this.#watch(sockets.out, () => this.#readOut());
-    this.#mirror = sockets.mirror && this.#watch(sockets.mirror, () => this.#readMirror());
+    this.#mirror = this.#watch(sockets.mirror, () => this.#readMirror());
   }
 
   /** Read all that QEMU has written. */
@@ -328,7 +328,7 @@ class Card {
   }
 
   close(): void {
-    for (const socket of [this.#out, this.#in, this.#mirror]) socket?.close();
+    for (const socket of [this.#out, this.#in, this.#mirror]) socket.close();
   }
 
   #watch(socket: UnixSocket, readable: () => void): UnixSocket {
@@ -354,16 +354,14 @@ class Card {
   }
 
   #readMirror(): void {
-    const mirror = this.#mirror;
-    if (mirror === undefined) return;
     try {
-      for (let count; (count = this.#read(mirror, this.#mirrored.space())) > 0;) {
+      for (let count; (count = this.#read(this.#mirror, this.#mirrored.space())) > 0;) {
         this.#mirrored.filled(count);
         const records = this.#mirrored.take();
         if (records.length > 0) this.onMirrored(records);
       }
     } catch (error) {
-      this.#mirror = this.#reopen(mirror, error, () => this.#readMirror());
+      this.#mirror = this.#reopen(this.#mirror, error, () => this.#readMirror());
       this.#mirrored.reset();
     }
   }

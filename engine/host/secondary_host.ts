@@ -398,10 +398,10 @@ export class SecondaryHost {
     if (side.monitor !== undefined) {
       announce(side.monitor).catch((error) => this.#notice(messageOf(error)));
     }
-    await side.release().catch((error) => this.#notice(messageOf(error)));
     this.#step({ type: "promoted" });
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
+    await side.release().catch((error) => this.#notice(messageOf(error)));
     const { replication: { peer }, failover: { arbiter } } = this.#options.config;
     if (peer !== undefined || arbiter === "etcd") this.#protectAgain();
     else await this.#awaitOrder(side.merge().catch((error) => this.#notice(messageOf(error))));

@@ -17,6 +17,7 @@ import {
   type FilteredNic,
   type FilterMonitor,
   openSecondaryFilters,
+  passFrames,
   removeSecondaryFilters,
   type SecondarySockets,
 } from "./packet_filters.ts";
@@ -28,6 +29,7 @@ type FramesMessage = Extract<Message, { type: "frames" }>;
 export class SecondaryPackets {
   readonly #monitor: FilterMonitor;
   readonly #nics: readonly FilteredNic[];
+  readonly #directory: string;
   readonly #poller = new SocketPoller();
   readonly #cards: readonly Card[];
   #link: LinkConnection | undefined;
@@ -38,8 +40,10 @@ export class SecondaryPackets {
     monitor: FilterMonitor,
     nics: readonly FilteredNic[],
     sockets: readonly SecondarySockets[],
+    directory: string,
     notice: (text: string) => void,
   ) {
+    this.#directory = directory;
     this.#monitor = monitor;
     this.#nics = nics;
     this.#cards = nics.map((nic, index) =>
@@ -63,7 +67,7 @@ export class SecondaryPackets {
   ): Promise<SecondaryPackets> {
     const sockets: SecondarySockets[] = [];
     for (const nic of nics) sockets.push(await addSecondaryFilters(monitor, nic, directory));
-    return new SecondaryPackets(monitor, nics, sockets, notice);
+    return new SecondaryPackets(monitor, nics, sockets, directory, notice);
   }
 
   /** The primary's engine, or nobody. */
@@ -101,12 +105,15 @@ export class SecondaryPackets {
    * @throws {QmpError} when QEMU refuses
    */
   async release(): Promise<void> {
-    for (const [index, nic] of this.#nics.entries()) {
-      await openSecondaryFilters(this.#monitor, nic);
-      this.#cards[index]!.sayAgain();
-    }
+    for (const nic of this.#nics) await openSecondaryFilters(this.#monitor, nic);
+    const late = this.#cards.map((card) => card.takeLate());
     await this.close();
-    for (const nic of this.#nics) await removeSecondaryFilters(this.#monitor, nic);
+    for (const [index, nic] of this.#nics.entries()) {
+      const { said, received } = late[index]!;
+      await passFrames(this.#monitor, nic, "netdev", said, this.#directory);
+      await passFrames(this.#monitor, nic, "guest", received, this.#directory);
+      await removeSecondaryFilters(this.#monitor, nic);
+    }
   }
 
   /** Give up the sockets; QEMU is not told. */
@@ -142,7 +149,6 @@ class Card {
   readonly #poller: SocketPoller;
   readonly #events: CardEvents;
   readonly #in: UnixSocket;
-  readonly #again: UnixSocket;
   #out: UnixSocket;
 
   constructor(
@@ -159,7 +165,6 @@ class Card {
     this.#poller = poller;
     this.#events = events;
     this.#in = sockets.in;
-    this.#again = sockets.again;
     poller.watch(this.#in, { writable: () => this.#flush(), closed: this.#closed });
     this.#out = this.#watch(sockets.out);
   }
@@ -180,14 +185,15 @@ class Card {
     this.#flush();
   }
 
-  /** All that the VM said of late and that is worth it goes to the world, as far as QEMU takes it now. */
-  sayAgain(): void {
+  /** What the VM said of late and is worth to be said again, and what it was to receive. */
+  takeLate(): Record<"said" | "received", readonly Uint8Array[]> {
     this.#read();
-    this.#again.send(this.#saidOfLate.take(performance.now()));
+    return { said: this.#saidOfLate.take(performance.now()), received: this.#gate.take() };
   }
 
   close(): void {
-    for (const socket of [this.#in, this.#out, this.#again]) socket.close();
+    this.#in.close();
+    this.#out.close();
   }
 
   /** Write what the VM may receive; a VM that does not take it is not waited for. */

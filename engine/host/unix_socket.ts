@@ -23,12 +23,14 @@ const LIBC = Deno.dlopen("libc.so.6", {
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  ioctl: { parameters: ["i32", "usize", "buffer"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
 }).symbols;
 
 const [AF_UNIX, SOCK_STREAM] = [1, 1];
 const SOCK_CLOEXEC = 0o2000000;
 const [EFD_CLOEXEC, EFD_NONBLOCK] = [0o2000000, 0o4000];
+const SIOCOUTQ = 0x5411n;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const [POLLIN, POLLOUT, POLLERR, POLLHUP] = [1, 4, 8, 16];
@@ -37,6 +39,9 @@ const PATH_BYTES_MAX = 107;
 /** Of a `struct pollfd`: be it the descriptor, what is waited for, what is there. */
 const POLL_BYTES = 8;
 const [POLL_EVENTS_AT, POLL_REVENTS_AT] = [4, 6];
+
+/** How long a peer may take to read the last of what it was sent, and how often that is looked at. */
+const [READ_TIMEOUT_MS, READ_POLL_MS] = [200, 1];
 
 /** What {@linkcode UnixSocket.receive} says of a connection that the peer has closed. */
 export const CLOSED = -1;
@@ -70,6 +75,26 @@ export class UnixSocket {
       0,
       Number(LIBC.send(this.fd, bytes as BufferSource, BigInt(bytes.length), flags)),
     );
+  }
+
+  /**
+   * Send pieces as one, as far as they are taken now, and close the connection when the peer has read them: QEMU
+   * forgets what it has not read of a connection that is closed.
+   */
+  async sendLast(pieces: readonly Uint8Array[]): Promise<void> {
+    const bytes = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
+    let at = 0;
+    for (const piece of pieces) {
+      bytes.set(piece, at);
+      at += piece.length;
+    }
+    this.send(bytes);
+    const unread = new Int32Array(1);
+    for (const deadline = performance.now() + READ_TIMEOUT_MS; performance.now() < deadline;) {
+      if (!this.#open || LIBC.ioctl(this.fd, SIOCOUTQ, unread) !== 0 || unread[0] === 0) break;
+      await new Promise((resolve) => setTimeout(resolve, READ_POLL_MS));
+    }
+    this.close();
   }
 
   /** @returns Bytes read, 0 when there are none now, {@linkcode CLOSED} when there will be no more */

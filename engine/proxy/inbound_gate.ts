@@ -119,6 +119,21 @@ export class InboundGate {
     this.#sentBytes = 0;
   }
 
+  /**
+   * All that waits, of whatever epoch: the VM has taken over, and no load will wipe anything out.
+   *
+   * @returns Pieces that begin where what was written before has ended
+   */
+  take(): Uint8Array[] {
+    const pieces = this.#waiting.map(({ records }, index) =>
+      index === 0 ? records.subarray(this.#sentBytes) : records
+    );
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    this.#sentBytes = 0;
+    return pieces;
+  }
+
   /** Where the record ends that byte `at` is in the middle of; `at` itself between two records. */
   #endOfRecord(records: Uint8Array, at: number): number {
     const view = new DataView(records.buffer, records.byteOffset, records.length);

@@ -63,8 +63,8 @@ export class SaidFrames {
     this.#bytes = 0;
   }
 
-  /** The records that are to be said again, in their order; they are forgotten. */
-  take(nowMs: number): Uint8Array {
+  /** The records that are to be said again, in their order, each a piece; they are forgotten. */
+  take(nowMs: number): Uint8Array[] {
     const kernels = this.#kernels;
     const recent = this.#pieces.filter(({ atMs }) => nowMs - atMs <= SAID_MS_MAX);
     this.forget();
@@ -83,23 +83,13 @@ export class SaidFrames {
     for (let entry = 0; entry < entries.length; entry += FRAME_ENTRY_BYTES / 4) {
       if (!isWorthIt(entries[entry + FRAME.KIND]!, entries[entry + FRAME.FLAGS]!)) continue;
       const start = entries[entry + FRAME.START]!;
-      again.push(kernels.bytes.subarray(start, start + entries[entry + FRAME.SIZE]!));
+      again.push(kernels.bytes.slice(start, start + entries[entry + FRAME.SIZE]!));
     }
-    return joined(again);
+    return again;
   }
 }
 
 /** A RST is the end of a connection, and may have been the answer to a segment that was meant for the primary. */
 function isWorthIt(kind: number, flags: number): boolean {
   return kind === FRAME_KIND.TCP && (flags & TCP_FLAG.RST) === 0;
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

@@ -70,6 +70,21 @@ Deno.test("InboundGate ends the record that it has begun to write", () => {
   assertEquals(reader.ids, [1, 3]);
 });
 
+Deno.test("InboundGate gives up all that waits to a VM that has taken over", () => {
+  const gate = new InboundGate(PREFIX);
+  gate.loaded(3);
+  const reader = new Reader();
+  gate.received(3, join(record(1), record(2)));
+  gate.received(4, record(3));
+  gate.received(9, record(4));
+  reader.take(gate.peek().subarray(0, 5));
+  gate.sent(5);
+  gate.stopped();
+  for (const piece of gate.take()) reader.take(piece);
+  assertEquals([reader.ids, reader.isBetweenRecords], [[1, 2, 3, 4], true]);
+  assertEquals([gate.take(), gate.waitingBytes], [[], 0]);
+});
+
 Deno.test("InboundGate loses frames, and counts them, rather than keep more than it may", () => {
   const gate = new InboundGate(PREFIX, 30);
   gate.received(1, record(1));
