@@ -7,6 +7,7 @@
  * - `leave`: the first stream is closed when it was accepted, before COLO is entered
  * - `standby`: no fault; an incoming stream is a plain migration, and the VM runs when it ends
  * - `end`: the VM is shut down as soon as its tenth checkpoint has been written
+ * - `disk`: a replica of its disk fails from the tenth checkpoint on, from the twentieth the disk itself
  * - `large`: the guest writes nearly all of its memory between two checkpoints
  *
  * SIGUSR1 ends a primary as a large one ends that was killed: its streams break at once, and it takes a
@@ -160,6 +161,16 @@ class FakeQemu {
       await expect(answers, "vmstate-received");
       await expect(answers, "vmstate-loaded");
       this.event("RESUME");
+      if (fault === "disk" && epoch >= 10) {
+        const node = epoch < 20 ? "colo-disk0-replica" : "disk0";
+        const where = { "sector-num": 0, "sectors-count": 1 };
+        this.event("QUORUM_REPORT_BAD", {
+          type: "write",
+          error: "I/O error",
+          "node-name": node,
+          ...where,
+        });
+      }
     }
   }
 

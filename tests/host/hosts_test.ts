@@ -200,6 +200,14 @@ Deno.test("SecondaryHost replaces a QEMU that breaks its stream and lives on", a
   await reported(rig.primary, "primary", phase("protected"), before);
 });
 
+Deno.test("a primary whose own disk fails is ended for its secondary, and not for that of a replica", async () => {
+  await using rig = await protectedRig(20, "disk");
+  const { epoch } = await reported(rig.secondary, "running");
+  assert(epoch >= 15, `it was ended at ${epoch}, when the replica failed`);
+  const notice = await reported(rig.primary, "notice");
+  assertEquals(notice.text, "disk0 of the primary fails: I/O error");
+});
+
 Deno.test("PrimaryHost says how many bytes each checkpoint took on the link", async () => {
   await using rig = await protectedRig(50);
   await until("checkpoints are reported", () => {
