@@ -63,8 +63,14 @@ export class ArbitratedPair implements AsyncDisposable {
         }
       },
     });
-    await pair.protected();
-    return new ArbitratedPair(pair, etcd!, directory);
+    const world = new ArbitratedPair(pair, etcd!, directory);
+    try {
+      await pair.protected();
+    } catch (error) {
+      await world[Symbol.asyncDispose]();
+      throw error;
+    }
+    return world;
   }
 
   restartEtcd(): void {
