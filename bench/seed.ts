@@ -27,7 +27,26 @@ const SIZES: readonly Size[] = [
   },
 ];
 
+/** A guest that goes on working while its standby is away. */
+const RETURNING: Size = {
+  name: "1 GiB, standby back after 5 s",
+  memoryMiB: 1024,
+  parameters: "colo.load=small-writes colo.load_pages=400 colo.file_kib=262144",
+};
+
+const AWAY_MS = 5000;
+
+/** At the most, of what a seed of everything is. */
+const RETURN_BYTES_BAR = 0.2;
+
+/** To the guest it is one more checkpoint. */
+const RETURN_PAUSE_BAR = 1;
+
 const PERIOD_MS = 500;
+
+/** How often a standby comes back in each mode, and how many checkpoints its pauses are compared with. */
+const RETURNS = 3;
+const CHECKPOINTS = 10;
 
 /** What goes over the link hardly varies: it is not counted every time. */
 const COUNTED_TURNS = 2;
@@ -38,6 +57,7 @@ async function benchSeed(context: BenchContext): Promise<Row[]> {
   for (const size of SIZES.slice(0, context.quick ? 1 : undefined)) {
     rows.push(...await benchSize(rig, size, context.quick ? 2 : 9));
   }
+  if (!context.quick) rows.push(...await benchReturn(rig));
   return rows;
 }
 
@@ -72,13 +92,59 @@ async function benchSize(rig: Rig, size: Size, alternations: number): Promise<Ro
   ];
 }
 
+/** A standby that comes back is sent what has changed, next to what it was sent at first. */
+async function benchReturn(rig: Rig): Promise<Row[]> {
+  const guest = await BenchGuest.boot(rig, RETURNING);
+  const rows: Row[] = [];
+  for (const mode of ["colo", "continuous"] as const) {
+    const bytes = { ours: [] as number[], peer: [] as number[] };
+    const pausesMs = { ours: [] as number[], peer: [] as number[] };
+    for (let turn = 1; turn <= RETURNS; turn++) {
+      const what = `${RETURNING.name}, ${mode}, ${turn} of ${RETURNS}`;
+      rig.progress(what);
+      await attempt(rig, what, async () => {
+        const pair = await EnginePair.start(guest, { mode, periodMs: PERIOD_MS, cuttable: true });
+        try {
+          const before = await pair.take(CHECKPOINTS);
+          const { seeded, pausesMs: meanwhile } = await pair.cut(AWAY_MS);
+          bytes.ours.push(seeded.wireBytes);
+          bytes.peer.push(pair.seeded.wireBytes);
+          pausesMs.ours.push(Math.max(...meanwhile));
+          pausesMs.peer.push(Math.max(...before.map(({ pauseMs }) => pauseMs)));
+        } finally {
+          await pair.close();
+        }
+      });
+    }
+    const name = `${RETURNING.name}, ${mode}`;
+    rows.push(
+      costRow({
+        case: name,
+        unit: "bytes",
+        ...bytes,
+        peerName: "a seed of everything",
+        bar: RETURN_BYTES_BAR,
+      }),
+      costRow({
+        case: `${name}, longest pause`,
+        unit: "ms",
+        ...pausesMs,
+        peerName: `the longest of ${CHECKPOINTS} before`,
+        bar: RETURN_PAUSE_BAR,
+      }),
+    );
+  }
+  return rows;
+}
+
 /** The area `seed`. */
 export const SEED: Area = {
   name: "seed",
   about:
     "From the connection of a standby until its VM runs and the guest is protected. The native " +
     "pair's figure is its migration, until the guest runs under COLO; the engine seeds from its " +
-    "mirror, while the guest runs on and checkpoints are taken.",
+    "mirror, while the guest runs on and checkpoints are taken. A standby that was cut off for 5 s " +
+    "is sent what has changed; that is compared with the seed of everything before it.",
   bar: "most",
   run: benchSeed,
 };

@@ -13,6 +13,7 @@ import type { CheckpointReport, Report } from "../../engine/host/mod.ts";
 import type { Checkpoint, Contender } from "./contender.ts";
 import type { BenchGuest } from "./guest.ts";
 import type { NetworkPair } from "./namespaces.ts";
+import { CuttableRelay } from "./relay.ts";
 import { freshDirectory, type Rig, until } from "./rig.ts";
 
 /** How the two are joined. */
@@ -25,8 +26,17 @@ export interface EngineOptions {
   readonly httpPort?: number | undefined;
   /** See {@linkcode SideOptions.nic}; the same on both sides. */
   readonly nic?: readonly string[] | undefined;
+  /** The link leads through a relay, so that it can be cut; only over loopback. */
+  readonly cuttable?: boolean | undefined;
   /** More lines of TOML after `[replication]`, the same on both sides. */
   readonly rest?: readonly string[] | undefined;
+}
+
+/** A standby that was away, and has been brought up to date. */
+export interface Return {
+  /** The checkpoints that were taken meanwhile. */
+  readonly pausesMs: readonly number[];
+  readonly seeded: Extract<Report, { event: "seeded" }>;
 }
 
 const PORT = 7702;
@@ -42,8 +52,11 @@ export class EnginePair implements Contender {
   readonly #rig: Rig;
   readonly #commands: readonly [primary: Command, standby: Command];
 
-  private constructor(rig: Rig, primary: Command, standby: Command) {
+  readonly #relay: CuttableRelay | undefined;
+
+  private constructor(rig: Rig, primary: Command, standby: Command, relay?: CuttableRelay) {
     this.#rig = rig;
+    this.#relay = relay;
     this.#commands = [primary, standby];
   }
 
@@ -52,15 +65,16 @@ export class EnginePair implements Contender {
     const { rig } = guest;
     const { network, httpPort, nic, rest = [] } = options;
     const directory = await freshDirectory(rig);
-    const address = network === undefined
-      ? `127.0.0.1:${freePort()}`
-      : `${network.secondary.address}:${PORT}`;
+    const port = network === undefined ? freePort() : PORT;
+    const relay = options.cuttable ? new CuttableRelay(port) : undefined;
+    const host = network?.secondary.address ?? "127.0.0.1";
+    const addresses = { listen: `${host}:${port}`, peer: `${host}:${relay?.port ?? port}` };
     const replication = (end: "peer" | "listen") =>
       [
         "[replication]",
         `mode = "${options.mode ?? "colo"}"`,
         `period = ${options.periodMs}`,
-        `${end} = "${address}"`,
+        `${end} = "${addresses[end]}"`,
         ...(network === undefined ? [] : ['encryption = "none"']),
         ...rest,
       ].join("\n");
@@ -71,7 +85,7 @@ export class EnginePair implements Contender {
     await Deno.writeTextFile(paths.standby, standbyToml);
     const standby = new Command(network?.secondary.prefix ?? [], ["standby", paths.standby]);
     const primary = new Command(network?.primary.prefix ?? [], ["run", paths.run]);
-    const pair = new EnginePair(rig, primary, standby);
+    const pair = new EnginePair(rig, primary, standby, relay);
     try {
       await pair.#until(
         () => pair.#reports("primary").some(({ phase }) => phase === "protected"),
@@ -90,6 +104,22 @@ export class EnginePair implements Contender {
     const report = this.#reports("seeded")[0];
     if (report === undefined) throw new ColoError("Cannot tell the seed: it was not reported");
     return report;
+  }
+
+  /** Cut the link for a while; returns when the guest is protected again. */
+  async cut(ms: number): Promise<Return> {
+    const relay = this.#relay!;
+    const count = this.#reports("seeded").length;
+    relay.isCut = true;
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    const taken = this.#reports("checkpoint").length;
+    relay.isCut = false;
+    const isBack = () => this.#reports("seeded").length > count;
+    await this.#until(isBack, "the guest is protected again", PROTECTED_TIMEOUT_MS);
+    return {
+      pausesMs: this.#reports("checkpoint").slice(taken).map(({ pauseMs }) => pauseMs),
+      seeded: this.#reports("seeded").at(-1)!,
+    };
   }
 
   async take(count: number): Promise<Checkpoint[]> {
@@ -138,6 +168,7 @@ export class EnginePair implements Contender {
 
   async close(): Promise<void> {
     await Promise.all(this.#commands.map((command) => command.stop()));
+    this.#relay?.close();
   }
 
   #checkpoints(): CheckpointReport[] {

@@ -1,5 +1,6 @@
 /**
- * Stands between two QEMUs on unix sockets and counts what passes.
+ * Stands between two QEMUs on unix sockets and counts what passes, or between two engines and can cut
+ * them off.
  *
  * @module
  */
@@ -42,11 +43,51 @@ export class CountingRelay {
   }
 }
 
+/** Relays all connections to a port on loopback. */
+export class CuttableRelay {
+  /** Where to connect to. */
+  readonly port: number;
+  readonly #listener: Deno.TcpListener;
+  readonly #connections: Deno.TcpConn[] = [];
+  #isCut = false;
+
+  constructor(targetPort: number) {
+    this.#listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    this.port = this.#listener.addr.port;
+    this.#serve(targetPort).catch(() => {});
+  }
+
+  /** No connection there is, and none can be made. */
+  set isCut(isCut: boolean) {
+    this.#isCut = isCut;
+    if (isCut) { for (const connection of this.#connections.splice(0)) closeQuietly(connection); }
+  }
+
+  close(): void {
+    this.isCut = true;
+    this.#listener.close();
+  }
+
+  async #serve(targetPort: number): Promise<void> {
+    for await (const source of this.#listener) {
+      if (this.#isCut) closeQuietly(source);
+      else this.#relay(source, targetPort).catch(() => closeQuietly(source));
+    }
+  }
+
+  async #relay(source: Deno.TcpConn, port: number): Promise<void> {
+    const target = await Deno.connect({ hostname: "127.0.0.1", port });
+    this.#connections.push(source, target);
+    for (const connection of [source, target]) connection.setNoDelay();
+    await Promise.all([copy(source, target), copy(target, source)]);
+  }
+}
+
 /** Copy until one side ends, then end both. */
 async function copy(
-  from: Deno.UnixConn,
-  to: Deno.UnixConn,
-  counted: (count: number) => void,
+  from: Deno.Conn,
+  to: Deno.Conn,
+  counted: (count: number) => void = () => {},
 ): Promise<void> {
   const buffer = new Uint8Array(BUFFER_BYTES);
   try {
@@ -60,7 +101,7 @@ async function copy(
   }
 }
 
-function closeQuietly(connection: Deno.UnixConn): void {
+function closeQuietly(connection: Deno.Conn): void {
   try {
     connection.close();
   } catch {

@@ -49,6 +49,12 @@ export interface CaptureOptions extends MirrorOptions {
   readonly staging?: StagingOptions;
 }
 
+/**
+ * A secondary keeps what it resumes with apart until all of it is there, unlike a seed of everything: more
+ * than this share of the guest is not worth that.
+ */
+const RESUMED_SHARE_MAX = 0.5;
+
 /** The capture of one primary QEMU, over one connection. */
 export class Capture {
   readonly reader: StreamReader;
@@ -66,6 +72,8 @@ export class Capture {
   /** Pages of the checkpoint at hand that went into the mirror early. */
   #early = 0;
   #epoch = 0;
+  /** The checkpoint of which a secondary held everything last; that at the beginning is known as well. */
+  #heldEpoch = 0;
 
   constructor(kernels: KernelSet, options: CaptureOptions) {
     this.#kernels = kernels;
@@ -256,6 +264,22 @@ export class Capture {
     const pages = this.reader.staging;
     mirror.markMissing(pages);
     return { pages, ordered: mirror.hasTwice(pages) };
+  }
+
+  /** A secondary holds all of checkpoint `epoch`, which is the one in the mirror. */
+  held(epoch: number): void {
+    this.mirror.clearMissing();
+    this.#heldEpoch = epoch;
+  }
+
+  /**
+   * Whether a secondary that holds a checkpoint of this capture's lacks only what is known to have changed
+   * since ({@linkcode Mirror.markUnheldMissing}), and not so much that everything is sent as well.
+   */
+  canResume(epoch: number): boolean {
+    const { pages, unheldPages } = this.mirror;
+    return epoch >= this.#heldEpoch && epoch <= this.#epoch &&
+      unheldPages <= pages * RESUMED_SHARE_MAX;
   }
 
   /** Pages of the staged checkpoint went into the mirror early. */

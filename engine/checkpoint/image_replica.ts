@@ -9,6 +9,9 @@
  *                        held, if something was                           applying
  * ```
  *
+ * What is held may be brought up to date instead, by one checkpoint: that counts as a seed as well, and
+ * waits for a QEMU to stand by.
+ *
  * A checkpoint counts as held when it is stored (a crash from there on only delays it), and as loaded
  * when it is in the image. What is done to the image is done in the order of the effects, so the next
  * checkpoint may arrive while this one goes in.
@@ -20,19 +23,21 @@
 
 import { StateError, WireError } from "../errors.ts";
 import type { ImageCommand } from "../image/keeper.ts";
-import type { RamBlock } from "../stream/format.ts";
-import type { Replica, ReplicaAnswer, ReplicaEffect, WholeCheckpoint } from "./replica.ts";
+import type { Replica, ReplicaAnswer, ReplicaEffect, Seed, WholeCheckpoint } from "./replica.ts";
 
 /** The engine's side of one image. */
 export class ImageReplica implements Replica {
   readonly lasting = true;
   readonly takesPages = true;
   #seeding = false;
+  /** The next checkpoint brings what is held up to date. */
+  #resuming = false;
   /** The seed that is whole, until it is applied and a QEMU stands by. */
   #seedEpoch: number | undefined;
   #seedApplied = false;
   #standbyReady = false;
   #heldEpoch: number | undefined;
+  #wholeEpoch = 0;
   #committedEpoch = -1;
   /** Checkpoints that are whole, as far as they are not stored, or not in the image yet. */
   #unstored = 0;
@@ -59,19 +64,33 @@ export class ImageReplica implements Replica {
     return this.#heldEpoch !== undefined && this.#unapplied === 0;
   }
 
+  get wholeEpoch(): number {
+    return this.#wholeEpoch;
+  }
+
   get committedEpoch(): number {
     return this.#committedEpoch;
   }
 
-  seedBegin(machine: string, blocks: readonly RamBlock[]): ReplicaEffect[] {
+  seedBegin({ lineage, machine, blocks }: Seed): ReplicaEffect[] {
+    this.#begin();
     this.#seeding = true;
+    this.#standbyReady = false;
+    return command({ type: "seed-begin", lineage, machine, blocks });
+  }
+
+  resume(): ReplicaEffect[] {
+    this.#begin();
+    this.#resuming = true;
+    return [];
+  }
+
+  #begin(): void {
     this.#seedEpoch = undefined;
     this.#seedApplied = false;
-    this.#standbyReady = false;
     this.#committedEpoch = -1;
     this.#staleUnstored = this.#unstored;
     this.#staleUnapplied = this.#unapplied;
-    return command({ type: "seed-begin", machine, blocks });
   }
 
   pages(chunk: Uint8Array): ReplicaEffect[] {
@@ -82,18 +101,19 @@ export class ImageReplica implements Replica {
     if (this.#refused) return [];
     this.#unstored++;
     this.#unapplied++;
-    if (!this.#seeding) return command({ type: "commit", epoch, deviceState });
-    this.#seeding = false;
-    this.#seedEpoch = epoch;
-    return command({ type: "seed-commit", epoch, deviceState });
+    this.#wholeEpoch = epoch;
+    if (this.#seeding || this.#resuming) this.#seedEpoch = epoch;
+    const type = this.#seeding ? "seed-commit" : "commit";
+    this.#seeding = this.#resuming = false;
+    return command({ type, epoch, deviceState });
   }
 
   drop(): ReplicaEffect[] {
     this.#refused = false;
-    if (!this.#seeding) return command({ type: "drop" });
-    this.#seeding = false;
-    this.#staleUnstored = this.#staleUnapplied = 0;
-    return command({ type: "seed-drop" });
+    const type = this.#seeding ? "seed-drop" : "drop";
+    if (this.#seeding || this.#resuming) this.#staleUnstored = this.#staleUnapplied = 0;
+    this.#seeding = this.#resuming = false;
+    return command({ type });
   }
 
   /** Everything that is whole goes into the image by itself. */
@@ -104,7 +124,8 @@ export class ImageReplica implements Replica {
   answer(answer: ReplicaAnswer): ReplicaEffect[] {
     switch (answer.type) {
       case "recovered":
-        this.#heldEpoch = answer.epoch;
+        this.#heldEpoch = answer.held?.epoch;
+        this.#wholeEpoch = answer.held?.epoch ?? 0;
         return [];
       case "stored":
         this.#unstored--;
@@ -120,6 +141,7 @@ export class ImageReplica implements Replica {
         // All that was whole before it has been answered, and nothing behind it will be.
         this.#refused = true;
         this.#unstored = this.#unapplied = 0;
+        this.#wholeEpoch = this.#heldEpoch ?? 0;
         throw new WireError(answer.reason, answer.offset);
       default:
         throw new StateError(`Cannot take ${answer.type}`, "image", "live");

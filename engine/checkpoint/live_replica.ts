@@ -21,10 +21,9 @@
 
 import { LocalProtocolError, StateError, StreamError } from "../errors.ts";
 import { REPLICA_HELD_BYTES_MAX } from "../limits.ts";
-import type { RamBlock } from "../stream/format.ts";
 import { type ReturnPathEvent, ReturnPathReader } from "../stream/return_path.ts";
 import * as write from "../stream/writer.ts";
-import type { Replica, ReplicaAnswer, ReplicaEffect, WholeCheckpoint } from "./replica.ts";
+import type { Replica, ReplicaAnswer, ReplicaEffect, Seed, WholeCheckpoint } from "./replica.ts";
 
 /** How far a live replica is. */
 export type LiveReplicaState =
@@ -92,6 +91,10 @@ export class LiveReplica implements Replica {
     return this.seeding;
   }
 
+  get wholeEpoch(): number {
+    return this.#wholeEpoch;
+  }
+
   get committedEpoch(): number {
     return this.hasRoom ? this.#wholeEpoch : -1;
   }
@@ -125,7 +128,7 @@ export class LiveReplica implements Replica {
   }
 
   /** Begin the initial stream. */
-  seedBegin(machine: string, blocks: readonly RamBlock[], ramSectionId: number): ReplicaEffect[] {
+  seedBegin({ machine, blocks, ramSectionId }: Seed): ReplicaEffect[] {
     this.#require("empty");
     this.#state = "seeding";
     this.#ramSectionId = ramSectionId;
@@ -139,6 +142,11 @@ export class LiveReplica implements Replica {
         write.ramStart(ramSectionId, blocks),
       ],
     }];
+  }
+
+  /** To QEMU it is a checkpoint as any other. */
+  resume(): ReplicaEffect[] {
+    return [];
   }
 
   /** Pages of the seed: they go into QEMU's RAM at once, which does not run yet. */

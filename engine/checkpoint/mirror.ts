@@ -125,6 +125,16 @@ export class Mirror {
     return this.#shards.reduce((total, shard) => total + shard.missingPages, 0);
   }
 
+  /** Pages that have changed since {@linkcode clearMissing}. */
+  get unheldPages(): number {
+    return this.#shards.reduce((total, shard) => total + shard.unheldPages, 0);
+  }
+
+  /** A secondary that holds what was held last: it lacks what has changed since {@linkcode clearMissing}. */
+  markUnheldMissing(): void {
+    for (const shard of this.#shards) shard.markUnheldMissing();
+  }
+
   /** A secondary that holds nothing: it lacks every page. */
   markAllMissing(): void {
     for (const shard of this.#shards) shard.markAllMissing();

@@ -6,7 +6,7 @@
  */
 
 import type { ImageCommand } from "../image/keeper.ts";
-import type { RamBlock } from "../stream/format.ts";
+import type { HeldEpoch, SeedBeginPayload } from "../link/messages.ts";
 
 /** A checkpoint that is held as a whole. */
 export interface WholeCheckpoint {
@@ -41,7 +41,7 @@ export type ReplicaAnswer =
   /** Bytes from the secondary QEMU. */
   | { readonly type: "qemu-answer"; readonly bytes: Uint8Array }
   /** A checkpoint that was held before this process began, if there was one. */
-  | { readonly type: "recovered"; readonly epoch: number | undefined }
+  | { readonly type: "recovered"; readonly held: HeldEpoch | undefined }
   /** A QEMU stands by for the image that was seeded last. */
   | { readonly type: "standby-ready" }
   /** The checkpoint survives this process. */
@@ -51,6 +51,9 @@ export type ReplicaAnswer =
   /** What the primary sent makes no sense, and was not taken. */
   | { readonly type: "refused"; readonly reason: string; readonly offset: number };
 
+/** The guest that is seeded; `ramSectionId` is ours to choose, the same for the whole stream. */
+export type Seed = Pick<SeedBeginPayload, "lineage" | "machine" | "blocks" | "ramSectionId">;
+
 /** A guest's copy. */
 export interface Replica {
   /** Whether what is held stays when the primary begins anew, or a QEMU ends. */
@@ -59,7 +62,9 @@ export interface Replica {
   readonly holds: boolean;
   /** The checkpoint that the VM runs, or would run, from. */
   readonly epoch: number;
-  /** A seed is arriving. */
+  /** The last checkpoint that is held as a whole, loaded or not; only where one is. */
+  readonly wholeEpoch: number;
+  /** A seed of everything is arriving. */
   readonly seeding: boolean;
   /** Nothing that is held as a whole is yet to be loaded. */
   readonly settled: boolean;
@@ -67,8 +72,10 @@ export interface Replica {
   readonly takesPages: boolean;
   /** The last checkpoint that the primary may be told is held; -1 for none. */
   readonly committedEpoch: number;
-  /** @param ramSectionId Ours to choose, the same for the whole stream */
-  seedBegin(machine: string, blocks: readonly RamBlock[], ramSectionId: number): ReplicaEffect[];
+  /** A seed of everything begins. */
+  seedBegin(seed: Seed): ReplicaEffect[];
+  /** What has changed since the checkpoint that is held follows, as one checkpoint. */
+  resume(): ReplicaEffect[];
   /** A chunk that has been checked. */
   pages(chunk: Uint8Array): ReplicaEffect[];
   /**

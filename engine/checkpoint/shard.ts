@@ -27,6 +27,8 @@ export class Shard {
   readonly pieces: readonly Piece[];
   readonly #mirror: number;
   readonly #missing: number;
+  /** Bitmap of the pages that have changed since all were held by a secondary. */
+  readonly #unheld: number;
   /** Address of the bitmap of pages whose content has changed, or is about to. */
   readonly touched: number;
   readonly #table: number;
@@ -41,6 +43,7 @@ export class Shard {
   ) {
     this.#mirror = kernels.alloc(pages * PAGE_BYTES);
     this.#missing = kernels.alloc(Math.ceil(pages / 8));
+    this.#unheld = kernels.alloc(Math.ceil(pages / 8));
     this.touched = kernels.alloc(Math.ceil(pages / 8));
     this.#table = kernels.alloc(JOB_PAGES * PAGE_ENTRY_BYTES);
     this.#out = kernels.alloc(8);
@@ -79,6 +82,16 @@ export class Shard {
     return this.kernels.bitmapCount(this.#missing, this.pages);
   }
 
+  get unheldPages(): number {
+    return this.kernels.bitmapCount(this.#unheld, this.pages);
+  }
+
+  /** What has changed since all pages were held is missing, and nothing else. */
+  markUnheldMissing(): void {
+    const bytes = Math.ceil(this.pages / 8);
+    this.kernels.bytes.copyWithin(this.#missing, this.#unheld, this.#unheld + bytes);
+  }
+
   markAllMissing(): void {
     this.kernels.bitmapSet(this.#missing, this.pages, 0, this.pages);
   }
@@ -87,8 +100,10 @@ export class Shard {
     this.kernels.bitmapClear(this.touched, this.pages, 0, this.pages);
   }
 
+  /** All pages are held by a secondary. */
   clearMissing(): void {
     this.kernels.bitmapClear(this.#missing, this.pages, 0, this.pages);
+    this.kernels.bitmapClear(this.#unheld, this.pages, 0, this.pages);
   }
 
   markMissing(batch: PageBatch): void {
@@ -96,6 +111,7 @@ export class Shard {
     const table = batch.table + batch.from * PAGE_ENTRY_BYTES;
     const count = batch.pageCount - batch.from;
     this.#inside(kernels.markPages(table, count, this.#missing, firstPage, pages));
+    kernels.markPages(table, count, this.#unheld, firstPage, pages);
     kernels.markPages(table, count, this.touched, firstPage, pages);
   }
 

@@ -78,8 +78,8 @@ export type PrimaryEffect =
   | { readonly type: "seed" }
   /** Commit the seed: the secondary holds checkpoint `epoch`. */
   | { readonly type: "commit-seed"; readonly epoch: number }
-  /** The secondary holds all that it was sent. */
-  | { readonly type: "clear-missing" }
+  /** The secondary holds all that it was sent: checkpoint `epoch`, which is in the mirror. */
+  | { readonly type: "clear-missing"; readonly epoch: number }
   /** The guest stands still: what it says after checkpoint `epoch` is held back. */
   | { readonly type: "hold-outputs"; readonly epoch: number }
   /** What the guest said before checkpoint `epoch`, and what was held back, may leave. */
@@ -200,7 +200,7 @@ export class PrimaryMachine {
           // Pages of a checkpoint that is under way may be marked as missing already.
           ...(this.#inFlight.length > 0 || this.#underWay
             ? []
-            : [{ type: "clear-missing" } as const]),
+            : [{ type: "clear-missing", epoch: event.epoch } as const]),
         ];
       case "loaded":
         if (event.epoch === this.#seedEpoch) {

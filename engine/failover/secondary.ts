@@ -21,7 +21,7 @@ import { IncomingCheckpoint } from "../checkpoint/incoming.ts";
 import type { Replica, ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
 import { WireError } from "../errors.ts";
 import { IN_FLIGHT_MAX } from "../limits.ts";
-import type { CommitPayload, SeedBeginPayload } from "../link/messages.ts";
+import type { CommitPayload, HeldEpoch, SeedBeginPayload } from "../link/messages.ts";
 import type { LossEvidence } from "./arbiter.ts";
 import {
   IMAGE_TRANSITIONS,
@@ -39,6 +39,8 @@ export type SecondaryEvent =
   | { readonly type: "link-up" }
   | { readonly type: "link-lost"; readonly reason: string }
   | { readonly type: "seed-begin"; readonly seed: SeedBeginPayload }
+  /** What is held is of no use to the primary. */
+  | { readonly type: "seed-anew" }
   | { readonly type: "pages"; readonly chunk: Uint8Array }
   | { readonly type: "device-state"; readonly piece: Uint8Array; readonly delta?: boolean }
   | { readonly type: "commit"; readonly epoch: number; readonly commit: CommitPayload }
@@ -68,7 +70,8 @@ export type SecondaryEffect =
   | { readonly type: "tell-committed"; readonly epoch: number }
   /** Tell the primary that the VM runs from this checkpoint; those merged with it are not told of. */
   | { readonly type: "tell-loaded"; readonly epoch: number }
-  | { readonly type: "tell-ready" }
+  /** Tell the primary that it may send a seed; `held`: of what has changed since. */
+  | { readonly type: "tell-ready"; readonly held?: HeldEpoch }
   | { readonly type: "tell-failed"; readonly reason: string }
   /** Ask the arbiter whether to take over. */
   | { readonly type: "claim"; readonly evidence: LossEvidence; readonly reason: string }
@@ -87,9 +90,14 @@ export class SecondaryMachine {
   /** Checkpoints that are held as a whole, of which the primary has not been told. */
   #untold: number[] = [];
   #takeoverReason = "";
-  /** The seed is whole, and a checkpoint has come behind it. */
-  #seedWhole = false;
+  /** The seed that is arriving, or is being loaded, is one of what has changed. */
+  #resuming = false;
+  /** The checkpoint that a seed has come to; from the next one on it is entitled. */
+  #seedEpoch: number | undefined;
   #entitled = false;
+  /** Of what is held, and of the seed that is arriving; empty where it is not known. */
+  #lineage = "";
+  #seedLineage = "";
   #takeoverBegun = false;
 
   /**
@@ -139,6 +147,11 @@ export class SecondaryMachine {
         return this.#linkLost(event.reason);
       case "seed-begin":
         return this.#seedBegin(event.seed);
+      case "seed-anew":
+        this.#lineage = "";
+        return this.#replica.lasting
+          ? [{ type: "tell-ready" }]
+          : this.#restart("the primary knows nothing of what is held here");
       case "pages":
         this.#incoming!.pages(event.chunk, !this.#replica.takesPages);
         return this.#replicaEffects(this.#replica.pages(event.chunk));
@@ -157,9 +170,7 @@ export class SecondaryMachine {
         return [this.#become("taking-over", this.#takeoverReason), ...this.#takeOverIfSettled()];
       case "stale":
         this.#entitled = false;
-        return this.#replica.lasting
-          ? [this.#become("orphaned", event.reason)]
-          : this.#restart(event.reason);
+        return [this.#become("orphaned", event.reason)];
       case "undecided":
         return [this.#become("orphaned", event.reason)];
       case "promoted":
@@ -168,6 +179,9 @@ export class SecondaryMachine {
         return [this.#become("ended", event.reason)];
       case "qemu-lost":
         return this.#qemuLost(event.reason);
+      case "recovered":
+        this.#lineage = event.held?.lineage ?? "";
+        return this.#replicaEffects(this.#replica.answer(event));
       default:
         return [...this.#replicaEffects(this.#replica.answer(event)), ...this.#takeOverIfSettled()];
     }
@@ -175,11 +189,16 @@ export class SecondaryMachine {
 
   #linkUp(): SecondaryEffect[] {
     this.#linked = true;
-    if (this.#phase === "waiting") return [{ type: "tell-ready" }];
-    if (this.#phase !== "orphaned") return [];
-    // What is held stays until there is something better.
-    if (this.#replica.lasting) return [{ type: "tell-ready" }];
-    return this.#restart("the primary is back");
+    if (this.#phase !== "waiting" && this.#phase !== "orphaned") return [];
+    // Its disks are made equal before it is seeded, with no VM on them.
+    const isInTheWay = this.#phase === "orphaned" && !this.#replica.lasting && !this.seedSuffices;
+    return isInTheWay ? this.#restart("the primary is back") : [this.#tellReady()];
+  }
+
+  #tellReady(): SecondaryEffect {
+    const { holds, wholeEpoch } = this.#replica;
+    if (!holds || this.#lineage === "" || !this.seedSuffices) return { type: "tell-ready" };
+    return { type: "tell-ready", held: { lineage: this.#lineage, epoch: wholeEpoch } };
   }
 
   /** The replica can be seeded; it may hold something already. */
@@ -188,15 +207,26 @@ export class SecondaryMachine {
     const report = holds
       ? this.#become("orphaned", `${reason}, and holds checkpoint ${epoch}`)
       : this.#become("waiting", reason);
-    return [report, ...(this.#linked ? [{ type: "tell-ready" } as const] : [])];
+    return [report, ...(this.#linked ? [this.#tellReady()] : [])];
   }
 
-  #seedBegin({ machine, blocks, ramSectionId }: SeedBeginPayload): SecondaryEffect[] {
+  #seedBegin(seed: SeedBeginPayload): SecondaryEffect[] {
+    const { lineage, resumes, blocks } = seed;
+    const canResume = this.seedSuffices && lineage === this.#lineage;
+    if (lineage === "" || (resumes && !canResume)) {
+      throw new WireError("Cannot take a seed: what it builds upon is not held here", 0);
+    }
+    if (!resumes && this.#replica.holds && !this.#replica.lasting) {
+      throw new WireError("Cannot take a seed of everything: the VM runs along already", 0);
+    }
     this.#incoming = new IncomingCheckpoint(blocks);
-    this.#seedWhole = this.#entitled = false;
+    this.#seedEpoch = undefined;
+    this.#entitled = false;
+    this.#resuming = resumes;
+    this.#seedLineage = lineage;
     return [
-      this.#become("seeding", "the primary sends its memory"),
-      ...this.#replicaEffects(this.#replica.seedBegin(machine, blocks, ramSectionId)),
+      this.#become("seeding", `the primary sends ${resumes ? "what has changed" : "its memory"}`),
+      ...this.#replicaEffects(resumes ? this.#replica.resume() : this.#replica.seedBegin(seed)),
     ];
   }
 
@@ -209,8 +239,9 @@ export class SecondaryMachine {
     }
     const whole = this.#incoming!.commit({ epoch, ...commit });
     this.#untold.push(epoch);
-    this.#entitled = this.#seedWhole;
-    this.#seedWhole = true;
+    this.#entitled = this.#seedEpoch !== undefined;
+    this.#seedEpoch ??= epoch;
+    this.#lineage = this.#seedLineage;
     return this.#replicaEffects(this.#replica.commit(whole, commit.load));
   }
 
@@ -229,7 +260,8 @@ export class SecondaryMachine {
   #onReplica(effect: ReplicaEffect): SecondaryEffect[] {
     if (effect.type !== "loaded") return [effect];
     const told: SecondaryEffect = { type: "tell-loaded", epoch: effect.epoch };
-    if (this.#phase === "seeding") {
+    // Something may be loaded yet that was held before the seed.
+    if (this.#phase === "seeding" && effect.epoch >= (this.#seedEpoch ?? Infinity)) {
       const what = this.#replica.lasting
         ? `a QEMU stands by for checkpoint ${effect.epoch}`
         : `the VM runs from checkpoint ${effect.epoch}`;
@@ -239,7 +271,7 @@ export class SecondaryMachine {
   }
 
   #primaryLost(reason: string): SecondaryEffect[] {
-    const isWhole = this.seedSuffices ? !this.#replica.seeding : this.#entitled;
+    const isWhole = this.seedSuffices ? this.#seedEpoch !== undefined : this.#entitled;
     if ((this.#phase === "seeding" || this.#phase === "protecting") && !isWhole) {
       return this.#beginAnew(`${reason}, before this secondary was whole: it cannot take over`);
     }
@@ -298,15 +330,19 @@ export class SecondaryMachine {
 
   /** The seed will not become whole. */
   #beginAnew(reason: string): SecondaryEffect[] {
-    if (!this.#replica.lasting) return this.#restart(reason);
+    if (!this.#replica.lasting && !this.#resuming) return this.#restart(reason);
     this.#incoming = undefined;
     this.#untold = [];
-    const effects = this.#replicaEffects(this.#replica.drop());
+    const effects = [
+      ...this.#replicaEffects(this.#replica.drop()),
+      ...this.#replicaEffects(this.#replica.loadHeld()),
+    ];
     return [...effects, ...this.#ready(reason)];
   }
 
   #restart(reason: string): SecondaryEffect[] {
     this.#replica = this.createReplica();
+    this.#lineage = "";
     this.#incoming = undefined;
     this.#untold = [];
     this.#entitled = false;

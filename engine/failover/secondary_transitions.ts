@@ -59,11 +59,19 @@ const IMPOSSIBLE: SecondaryRow = { otherwise: "impossible" };
 
 /** What is the same for all replicas. */
 const COMMON = {
+  "link-up": {
+    seeding: "impossible",
+    protecting: "impossible",
+    promoted: "ignored",
+    otherwise: "stays",
+  },
+  "seed-begin": { waiting: "seeding", orphaned: "seeding", ...LATE, otherwise: "forbidden" },
   "pages": DATA,
   "device-state": DATA,
   "commit": DATA,
   "take-over": { protecting: "deciding", orphaned: "deciding", otherwise: "impossible" },
   "granted": { deciding: "taking-over", otherwise: "ignored" },
+  "stale": { deciding: "orphaned", otherwise: "ignored" },
   "undecided": { deciding: "orphaned", otherwise: "ignored" },
   "promoted": { "taking-over": "promoted", otherwise: "impossible" },
   "goodbye": { ...LATE, otherwise: "ended" },
@@ -74,6 +82,8 @@ const ENTITLED = "it holds all that was said";
 const NOT_ENTITLED = "more was said than it holds";
 const WHOLE = "the seed is whole";
 const NOT_WHOLE = "the seed is not whole";
+const FULL = "a seed of everything";
+const RESUMED = "a seed of what has changed";
 const HOLDING = "a checkpoint is held";
 const EMPTY = "none is held";
 const UNLINKED = "no primary is connected";
@@ -86,26 +96,26 @@ export const LIVE_TRANSITIONS: Transitions<SecondaryPhase, SecondaryEvent["type"
     ...COMMON,
     "qemu-ready": { starting: "waiting", otherwise: "impossible" },
     "link-up": {
-      seeding: "impossible",
-      protecting: "impossible",
-      orphaned: "starting",
-      promoted: "ignored",
-      otherwise: "stays",
+      ...COMMON["link-up"],
+      orphaned: { orphaned: "it has no disks", starting: "it has disks" },
     },
     "link-lost": {
-      seeding: "starting",
+      seeding: { starting: FULL, orphaned: RESUMED },
       protecting: { deciding: ENTITLED, orphaned: NOT_ENTITLED },
       promoted: "ignored",
       otherwise: "stays",
     },
-    "seed-begin": { waiting: "seeding", ...LATE, otherwise: "forbidden" },
+    "seed-anew": { orphaned: "starting", ...LATE, otherwise: "forbidden" },
     "primary-lost": {
-      seeding: { deciding: WHOLE, starting: NOT_WHOLE },
+      seeding: {
+        deciding: WHOLE,
+        starting: `${NOT_WHOLE}, ${FULL}`,
+        orphaned: `${NOT_WHOLE}, ${RESUMED}`,
+      },
       protecting: { deciding: WHOLE, starting: NOT_WHOLE },
       orphaned: { deciding: UNLINKED, orphaned: LINKED },
       otherwise: "ignored",
     },
-    "stale": { deciding: "starting", otherwise: "ignored" },
     "qemu-lost": { "taking-over": "ended", promoted: "ended", otherwise: "starting" },
     "prepared": ANSWER,
     "disks-settled": ANSWER,
@@ -127,19 +137,13 @@ export const IMAGE_TRANSITIONS: Transitions<SecondaryPhase, SecondaryEvent["type
       starting: { orphaned: HOLDING, waiting: EMPTY },
       otherwise: "impossible",
     },
-    "link-up": {
-      seeding: "impossible",
-      protecting: "impossible",
-      promoted: "ignored",
-      otherwise: "stays",
-    },
     "link-lost": {
       seeding: { orphaned: HOLDING, waiting: EMPTY },
       protecting: { deciding: ENTITLED, orphaned: NOT_ENTITLED },
       promoted: "ignored",
       otherwise: "stays",
     },
-    "seed-begin": { waiting: "seeding", orphaned: "seeding", ...LATE, otherwise: "forbidden" },
+    "seed-anew": { orphaned: "stays", ...LATE, otherwise: "forbidden" },
     "primary-lost": {
       seeding: {
         deciding: WHOLE,
@@ -151,7 +155,6 @@ export const IMAGE_TRANSITIONS: Transitions<SecondaryPhase, SecondaryEvent["type
       orphaned: { deciding: UNLINKED, orphaned: LINKED },
       otherwise: "ignored",
     },
-    "stale": { deciding: "orphaned", otherwise: "ignored" },
     // Before a takeover it is no part of what is held, and is replaced.
     "qemu-lost": { "taking-over": "ended", promoted: "ended", otherwise: "impossible" },
     "prepared": IMPOSSIBLE,

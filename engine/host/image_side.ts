@@ -95,7 +95,8 @@ export class ImageSide implements ReplicaSide {
           `checkpoint ${checkpoint.epoch} was on its way into the image: it is there now`,
         );
       }
-      events.answered({ type: "recovered", epoch: checkpoint.epoch });
+      const { lineage, epoch } = checkpoint;
+      events.answered({ type: "recovered", held: { lineage, epoch } });
     } else if (recovery.type === "taken") {
       this.#requireEnded(recovery.pid);
       this.#image.tell({ type: "discard" });

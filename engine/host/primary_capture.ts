@@ -31,6 +31,14 @@ export interface CapturedPrimary {
   notice(text: string): void;
 }
 
+/** What a secondary is seeded from. */
+export interface SeedSource {
+  readonly capture: Capture;
+  readonly encoders: EncoderPool;
+  /** No other capture's, wherever it is. */
+  readonly lineage: string;
+}
+
 /** What a {@linkcode PrimaryCapture} works with. */
 export interface PrimaryCaptureOptions {
   /** The unix socket that QEMU migrates to. */
@@ -48,8 +56,7 @@ export class PrimaryCapture {
   readonly #options: PrimaryCaptureOptions;
   readonly #primary: CapturedPrimary;
   readonly #port: CapturePort;
-  #capture: Capture | undefined;
-  #encoders: EncoderPool | undefined;
+  #source: SeedSource | undefined;
   #stoppedEpoch = 0;
   #ended: Promise<void> = Promise.resolve();
 
@@ -61,12 +68,12 @@ export class PrimaryCapture {
 
   /** The one that goes on, or went on last; none before QEMU has been told to begin. */
   get current(): Capture | undefined {
-    return this.#capture;
+    return this.#source?.capture;
   }
 
-  /** Those of {@linkcode current}. */
-  get encoders(): EncoderPool | undefined {
-    return this.#encoders;
+  /** What a secondary is seeded from; only when something is being captured. */
+  get source(): SeedSource {
+    return this.#source!;
   }
 
   /** The last checkpoint that the guest has stood still for; 0 before the first. */
@@ -76,7 +83,7 @@ export class PrimaryCapture {
 
   /** QEMU is writing a checkpoint, and busy with that. */
   get isMidCheckpoint(): boolean {
-    return ["sending", "whole"].includes(this.#capture?.state ?? "idle");
+    return ["sending", "whole"].includes(this.current?.state ?? "idle");
   }
 
   /** Fulfilled when the VM that was followed last is not followed any more. */
@@ -110,17 +117,17 @@ export class PrimaryCapture {
 
   /** Tell QEMU that its secondary is ready. */
   ready(): void {
-    this.#port.write([this.#capture!.ready()]);
+    this.#port.write([this.current!.ready()]);
   }
 
   /** Let QEMU begin the checkpoint that it asked for. */
   reply(): void {
-    this.#port.write([this.#capture!.reply()]);
+    this.#port.write([this.current!.reply()]);
   }
 
   /** Let the guest run again. */
   acknowledge(): void {
-    this.#port.write(this.#capture!.acknowledge());
+    this.#port.write(this.current!.acknowledge());
   }
 
   /** Drop the stream, which is of no use any more: the guest is captured anew. */
@@ -167,12 +174,11 @@ export class PrimaryCapture {
     const capture = new Capture(WasmKernels.create(), {
       createKernels: () => WasmKernels.create(),
     });
-    this.#capture = capture;
     this.#stoppedEpoch = 0;
     const encoders = new EncoderPool(
       this.#options.encoders ?? defaultEncoders(navigator.hardwareConcurrency),
     );
-    this.#encoders = encoders;
+    this.#source = { capture, encoders, lineage: crypto.randomUUID() };
     let serving = true;
     vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", { timeoutMs: Infinity })
       // A status that comes when this stream has ended is that of a later one.

@@ -117,7 +117,7 @@ export class PrimaryHost {
       ...common,
       monitor: () => this.#vm?.qmp,
       awaitsCommit: () => this.#machine.awaitsCommit,
-      source: () => ({ capture: this.#capture.current!, encoders: this.#capture.encoders! }),
+      source: () => this.#capture.source,
       guard: (packets) => this.#guard(packets),
       unguard: (packets) => this.#packets?.runAlone(packets),
       frames: (message) => this.#packets?.received(message),
@@ -398,7 +398,7 @@ export class PrimaryHost {
       case "commit-seed":
         return this.#link.commitSeed(effect.epoch);
       case "clear-missing":
-        return this.#capture.current!.mirror.clearMissing();
+        return this.#capture.current!.held(effect.epoch);
       case "hold-outputs":
         this.#disks.begin(effect.epoch);
         return this.#packets?.begin(effect.epoch);

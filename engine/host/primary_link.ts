@@ -5,7 +5,6 @@
  */
 
 import type { BlockMonitor } from "../block/mod.ts";
-import type { Capture } from "../checkpoint/capture.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { LinkError, messageOf, StateError } from "../errors.ts";
 import type { PeerState } from "../failover/arbitration.ts";
@@ -13,6 +12,7 @@ import type { PrimaryEvent, PrimaryPhase } from "../failover/primary.ts";
 import {
   closeLink,
   formatAddress,
+  type HeldEpoch,
   type Introduction,
   type Link,
   type LinkAddress,
@@ -23,11 +23,11 @@ import {
 } from "../link/mod.ts";
 import type { Arbitration } from "./arbitration.ts";
 import type { CheckpointLog } from "./checkpoint_log.ts";
-import type { EncoderPool } from "./encoder_pool.ts";
 import { introductionOf } from "./introduction.ts";
 import { LinkWatch } from "./link_watch.ts";
 import type { PrimaryDisks } from "./primary_disks.ts";
-import { ReplicaSender } from "./replica_sender.ts";
+import type { SeedSource } from "./primary_capture.ts";
+import { ReplicaSender, type Seed } from "./replica_sender.ts";
 import type { Reporter } from "./report.ts";
 import { createStandbys, SecondaryFinder } from "./standby_registry.ts";
 import { within } from "./vm_end.ts";
@@ -43,7 +43,7 @@ export interface LinkedPrimary {
   awaitsCommit(): boolean;
   step(event: PrimaryEvent): void;
   /** What a secondary is seeded from, once the primary is alone. */
-  source(): { readonly capture: Capture; readonly encoders: EncoderPool };
+  source(): SeedSource;
   /** Have the network of the VM led through this engine. */
   guard(packets: LinkConnection): Promise<void>;
   /** Undo {@linkcode guard}, unless it has been done for another connection. */
@@ -92,6 +92,7 @@ export class PrimaryLink {
   /** What is being sent; settled before the loss of a link is acted upon. */
   #sending: Promise<void> = Promise.resolve();
   #gaveUp = false;
+  #seed: Seed | undefined;
   #seedBeganMs = 0;
   #reconnectMs = RECONNECT_MS;
 
@@ -226,11 +227,13 @@ export class PrimaryLink {
     this.#send((sender) => sender.bulk.send(message));
   }
 
-  /** Send the secondary the mirror. */
+  /** Send the secondary the mirror, or what it lacks of it. */
   seed(): void {
     const primary = this.#primary;
+    const seed = this.#seed!;
     this.#send((sender) =>
       sender.seed(
+        seed,
         (missingPages) => primary.step({ type: "seed-pass", missingPages }),
         (epoch) => primary.step({ type: "seed-sent", epoch }),
       )
@@ -268,7 +271,8 @@ export class PrimaryLink {
     this.#link = link;
     this.#gaveUp = false;
     let reason = "the link to the secondary broke";
-    let ready = false;
+    /** How often the secondary may say that it is ready. */
+    let turns = 1;
     const failures: unknown[] = [];
     const isAlone = () => this.#primary.phase() === "alone";
     const watch = this.#watch(link);
@@ -283,9 +287,9 @@ export class PrimaryLink {
           break;
         }
         if (message.type === "replicaReady") {
-          if (ready) throw new LinkError("the secondary began anew without a word");
-          ready = true;
-          this.#begin(link).catch((error) => {
+          if (turns-- === 0) throw new LinkError("the secondary began anew without a word");
+          const again = () => turns++;
+          this.#begin(link, message.held, again).catch((error) => {
             failures.push(error);
             closeLink(link);
           });
@@ -324,8 +328,13 @@ export class PrimaryLink {
     });
   }
 
-  /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
-  async #begin(link: Link): Promise<void> {
+  /**
+   * The secondary waits to be seeded: do so as soon as there is something to seed from.
+   *
+   * @param held What it holds already
+   * @param again Called when it is told to throw that away, and to say once more that it is ready
+   */
+  async #begin(link: Link, held: HeldEpoch | undefined, again: () => void): Promise<void> {
     const primary = this.#primary;
     const over = () => primary.isDone() || this.#link !== link;
     const isAlone = () => primary.phase() === "alone";
@@ -338,10 +347,15 @@ export class PrimaryLink {
     do {
       await untilAlone();
       if (over()) return;
+      if (held !== undefined && !canResume(primary.source(), held)) {
+        again();
+        return await link.bulk.send({ type: "seedAnew" });
+      }
       await primary.guard(link.packets);
     } while (!isAlone() && !over());
     if (over()) return primary.unguard(link.packets);
-    const { capture, encoders } = primary.source();
+    const { capture, encoders, lineage } = primary.source();
+    this.#seed = { lineage, resumes: held !== undefined };
     encoders.attach(capture.mirror);
     this.#sender = new ReplicaSender(capture, link.bulk, encoders);
     this.#seedBeganMs = performance.now();
@@ -361,6 +375,7 @@ export class PrimaryLink {
       atMs: Date.now(),
       durationMs: performance.now() - this.#seedBeganMs,
       wireBytes: this.#link?.bulk.bytesQueued ?? 0,
+      resumed: this.#seed?.resumes ?? false,
     });
   }
 
@@ -385,6 +400,11 @@ export class PrimaryLink {
   #notice(text: string): void {
     this.#options.report({ event: "notice", atMs: Date.now(), text });
   }
+}
+
+/** Whether it is known what has changed since the checkpoint that a secondary holds. */
+function canResume({ capture, lineage }: SeedSource, held: HeldEpoch): boolean {
+  return held.lineage === lineage && capture.canResume(held.epoch);
 }
 
 function sleep(ms: number): Promise<void> {

@@ -23,6 +23,14 @@ const RAM_SECTION_ID = 2;
 /** Between two looks at whether a checkpoint that was on its way has become whole. */
 const CONSISTENT_POLL_MS = 1;
 
+/** What a secondary is seeded with. */
+export interface Seed {
+  /** Of the capture that it is taken from. */
+  readonly lineage: string;
+  /** The secondary holds what the capture has been told of ({@linkcode Capture.held}), or more. */
+  readonly resumes: boolean;
+}
+
 /** What is needed of the bulk connection. */
 export type BulkSender = Pick<LinkConnection, "send" | "sendFrame" | "bytesQueued">;
 
@@ -40,7 +48,8 @@ export class ReplicaSender {
   ) {}
 
   /**
-   * Send the mirror, while checkpoints go on and make pages missing again, until nothing is missing.
+   * Send the mirror, or what the secondary lacks of it, while checkpoints go on and make pages missing
+   * again, until nothing is missing.
    *
    * @param onPass Called each time the mirror has been gone round, with the pages written meanwhile
    * @param onSent Called with the checkpoint that the secondary lacks nothing of. It must see to it that
@@ -48,6 +57,7 @@ export class ReplicaSender {
    * @throws {LinkError} when the link breaks, or it is {@linkcode cancel}led
    */
   async seed(
+    { lineage, resumes }: Seed,
     onPass: (missingPages: number) => void,
     onSent: (epoch: number) => void,
   ): Promise<void> {
@@ -56,13 +66,16 @@ export class ReplicaSender {
     await bulk.send({
       type: "seedBegin",
       epoch: capture.epoch,
+      lineage,
+      resumes,
       machine: capture.machine,
       blocks: capture.blocks.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       ramSectionId: RAM_SECTION_ID,
     });
-    mirror.markAllMissing();
+    if (resumes) mirror.markUnheldMissing();
+    else mirror.markAllMissing();
     // What was sent is not zero any more: from the second pass on, pages of zeros must be sent as well.
-    for (let fresh = true;; fresh = false) {
+    for (let fresh = !resumes;; fresh = false) {
       await this.#encode(mirror.missingJobs(fresh), capture.epoch);
       if (mirror.missingPages === 0 && capture.consistent) return onSent(capture.epoch);
       onPass(mirror.missingPages);

@@ -34,6 +34,8 @@ export type Report =
     /** From the connection of the secondary until it could take over. */
     readonly durationMs: number;
     readonly wireBytes: number;
+    /** It held an earlier checkpoint, and was sent what had changed. */
+    readonly resumed: boolean;
   }
   /** The disks are being copied to the secondary, while the guest runs. */
   | {
@@ -156,7 +158,8 @@ export function formatReport(report: Report): string {
     case "secondary":
       return `${report.event} is ${report.phase}: ${report.reason}`;
     case "seeded":
-      return `seeded in ${report.durationMs.toFixed(0)} ms with ${formatBytes(report.wireBytes)}`;
+      return `seeded ${report.resumed ? "with what had changed " : ""}in ` +
+        `${report.durationMs.toFixed(0)} ms with ${formatBytes(report.wireBytes)}`;
     case "disks-copying":
       return `${formatBytes(report.doneBytes)} of ${
         formatBytes(report.totalBytes)

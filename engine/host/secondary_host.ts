@@ -297,6 +297,8 @@ export class SecondaryHost {
     switch (message.type) {
       case "seedBegin":
         return this.#step({ type: "seed-begin", seed: message });
+      case "seedAnew":
+        return this.#step({ type: "seed-anew" });
       case "pages":
         return this.#step({ type: "pages", chunk: message.records });
       case "deviceState":
@@ -348,7 +350,10 @@ export class SecondaryHost {
       case "stopped":
         return this.#side?.do(effect);
       case "tell-ready":
-        return this.#tell({ type: "replicaReady" });
+        return this.#tell({
+          type: "replicaReady",
+          ...effect.held === undefined ? {} : { held: effect.held },
+        });
       case "tell-committed":
         return this.#tell({ type: "committed", epoch: effect.epoch });
       case "tell-loaded":

@@ -6,18 +6,13 @@
 
 import type { KernelSet } from "../../wasm/mod.ts";
 import { messageOf, StateError, WireError } from "../errors.ts";
-import type { RamBlock } from "../stream/format.ts";
 import type { ImageFiles } from "./files.ts";
 import type { GuestImage } from "./guest_image.ts";
-import { type HeldCheckpoint, ImageStore, type Recovery } from "./store.ts";
+import { type HeldCheckpoint, ImageStore, type Recovery, type SeededGuest } from "./store.ts";
 
 /** What becomes of a guest's copy. */
 export type ImageCommand =
-  | {
-    readonly type: "seed-begin";
-    readonly machine: string;
-    readonly blocks: readonly RamBlock[];
-  }
+  | { readonly type: "seed-begin" } & SeededGuest
   | { readonly type: "seed-pages"; readonly chunk: Uint8Array }
   | { readonly type: "seed-commit"; readonly epoch: number; readonly deviceState: Uint8Array }
   | { readonly type: "seed-drop" }
@@ -126,7 +121,7 @@ export class ImageKeeper {
       case "seed-begin": {
         this.#refused = false;
         const { machine, blocks } = command;
-        const imageName = store.seedBegin(machine, blocks);
+        const imageName = store.seedBegin(command);
         return this.#answer({ type: "target", target: { imageName, machine, blocks } });
       }
       case "seed-pages":

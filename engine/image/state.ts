@@ -14,6 +14,8 @@ import { CHECKSUM_BYTES, type Scratch } from "./scratch.ts";
 
 /** All but the memory. */
 export interface StoredState {
+  /** Of the primary's capture; empty where it is not known. */
+  readonly lineage: string;
   readonly epoch: number;
   /** Of the last journal that has gone into the image. */
   readonly sequence: number;
@@ -50,6 +52,8 @@ export function decodeState(
   let described: unknown;
   try {
     described = JSON.parse(new TextDecoder().decode(bytes.subarray(4, end)));
+    // A release that knew of no lineage has left it.
+    if (typeof described === "object") described = { lineage: "", ...described };
   } catch {
     return undefined;
   }
@@ -59,8 +63,9 @@ export function decodeState(
 
 function isDescription(value: unknown): value is Omit<StoredState, "deviceState"> {
   if (typeof value !== "object" || value === null) return false;
-  const { epoch, sequence, machine, blocks } = value as Record<string, unknown>;
-  return isCount(epoch) && isCount(sequence) && typeof machine === "string" &&
+  const { lineage, epoch, sequence, machine, blocks } = value as Record<string, unknown>;
+  return typeof lineage === "string" && isCount(epoch) && isCount(sequence) &&
+    typeof machine === "string" &&
     Array.isArray(blocks) && blocks.length > 0 && blocks.every(isBlock);
 }
 

@@ -33,6 +33,8 @@ import { decodeState, encodeState, type StoredState } from "./state.ts";
 
 /** A checkpoint that is held. */
 export interface HeldCheckpoint {
+  /** Of the primary's capture; empty where it is not known. */
+  readonly lineage: string;
   readonly epoch: number;
   /** Versioned machine name, such as `pc-i440fx-11.1`. */
   readonly machine: string;
@@ -51,9 +53,13 @@ export type Recovery =
   /** The VM was let run from the checkpoint by this process, and the checkpoint is no more. */
   | { readonly type: "taken"; readonly pid: number };
 
+/** What is known of a guest when its seed begins. */
+export type SeededGuest = Pick<HeldCheckpoint, "lineage" | "machine" | "blocks">;
+
 /** The image, journal and description of one seed. */
 interface Generation {
   readonly number: number;
+  readonly lineage: string;
   readonly image: GuestImage;
   readonly journal: Journal;
   readonly machine: string;
@@ -105,8 +111,8 @@ export class ImageStore {
   get held(): HeldCheckpoint | undefined {
     if (this.#current === undefined) return undefined;
     const { number, state } = this.#current;
-    const { epoch, machine, blocks, deviceState } = state;
-    return { epoch, machine, blocks, deviceState, imageName: `image-${number}` };
+    const { lineage, epoch, machine, blocks, deviceState } = state;
+    return { lineage, epoch, machine, blocks, deviceState, imageName: `image-${number}` };
   }
 
   /** The memory of the checkpoint that is held. */
@@ -119,11 +125,11 @@ export class ImageStore {
    *
    * @returns Name of the file that its memory will be in
    */
-  seedBegin(machine: string, blocks: readonly RamBlock[]): string {
+  seedBegin(guest: SeededGuest): string {
     this.seedDrop();
     const number = ++this.#lastNumber;
     const create = (kind: string) => this.#files.create(`${kind}-${number}`);
-    this.#seed = this.#generation(number, machine, blocks, create("image"), create("journal"));
+    this.#seed = this.#generation(number, guest, create("image"), create("journal"));
     return `image-${number}`;
   }
 
@@ -141,8 +147,8 @@ export class ImageStore {
   /** The seed is whole: it is what is held from now on. */
   seedCommit(epoch: number, deviceState: Uint8Array<ArrayBuffer>): void {
     const seed = this.#requireSeed();
-    const { machine, blocks } = seed;
-    const state = { epoch, sequence: 0, machine, blocks, deviceState };
+    const { lineage, machine, blocks } = seed;
+    const state = { lineage, epoch, sequence: 0, machine, blocks, deviceState };
     replaceFile(this.#files, `state-${seed.number}`, encodeState(state, this.#scratch));
     this.#close(this.#current);
     this.#current = { ...seed, state };
@@ -247,25 +253,25 @@ export class ImageStore {
     const [image, journal] = [`image-${number}`, `journal-${number}`].map((name) =>
       this.#files.open(name)
     );
-    const { machine, blocks } = state;
+    const { blocks } = state;
     const sizeBytes = blocks.reduce((sum, block) => sum + block.sizeBytes, 0);
     if (image === undefined || journal === undefined || image.sizeBytes !== sizeBytes) {
       image?.close();
       journal?.close();
       return undefined;
     }
-    return { ...this.#generation(number, machine, blocks, image, journal), state };
+    return { ...this.#generation(number, state, image, journal), state };
   }
 
   #generation(
     number: number,
-    machine: string,
-    blocks: readonly RamBlock[],
+    { lineage, machine, blocks }: SeededGuest,
     image: ImageFile,
     journal: ImageFile,
   ): Generation {
     return {
       number,
+      lineage,
       machine,
       blocks,
       image: new GuestImage(image, blocks, this.#scratch),

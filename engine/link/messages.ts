@@ -4,9 +4,10 @@
  * ```text
  *   control   primary -> secondary   hello, heartbeat*, primaryLost, goodbye
  *             secondary -> primary   welcome or refuse, heartbeat*, takenOver, goodbye
- *   bulk      primary -> secondary   hello, { seedBegin, pages*, deviceState+, commit, ( pages*, state+, commit )* }
+ *   bulk      primary -> secondary   hello, seedAnew?, { seedBegin, pages*, deviceState+, commit, ( pages*, state+, commit )* }
  *                                    where state is deviceState or deviceStateDelta
  *             secondary -> primary   welcome or refuse, replicaReady, { committed, loaded }*, replicaFailed
+ *                                    where a second replicaReady answers seedAnew
  *   packets   primary -> secondary   hello, frames*: what the guest was sent in this epoch
  *             secondary -> primary   welcome or refuse, frames*: what its VM has sent in this epoch
  *   disks     primary -> secondary   hello, { nbd, diskCopy }*: what its QEMU says to the secondary's disks in
@@ -14,6 +15,10 @@
  *             secondary -> primary   welcome or refuse, diskCopy, { nbd, checkpointWanted }*: what the disks
  *                                    answer, and that what they hold besides becomes too much
  * ```
+ *
+ * A checkpoint is known by its *lineage*, which is that of the capture it was taken in, and its epoch. A
+ * secondary that holds one says so when it is ready; the primary then seeds it with what has changed
+ * since, or says `seedAnew`, if it cannot tell what that is.
  *
  * Epoch N is what a VM does between checkpoint N and the next one that it takes or loads. Frames
  * without records, and `nbd` without bytes, say that the epoch has begun. The first `nbd` of a disk says
@@ -62,8 +67,18 @@ export interface HelloPayload {
   readonly engineVersion: string;
 }
 
+/** A checkpoint that a secondary holds as a whole. */
+export interface HeldEpoch {
+  readonly lineage: string;
+  readonly epoch: number;
+}
+
 /** The guest whose pages follow. */
 export interface SeedBeginPayload {
+  /** Random, made by the primary for each capture: what its checkpoints are known by. */
+  readonly lineage: string;
+  /** Only what has changed since the checkpoint follows that the secondary said it holds. */
+  readonly resumes: boolean;
   /** Versioned machine name, such as `pc-i440fx-11.1`. */
   readonly machine: string;
   readonly blocks: readonly { readonly name: string; readonly sizeBytes: number }[];
@@ -112,7 +127,10 @@ export type Message =
   | { readonly type: "diskCopy"; readonly copy: string }
   /** The secondary's VM has written much since its last load, which the next one would empty. */
   | { readonly type: "checkpointWanted" }
-  | { readonly type: "replicaReady" }
+  /** It can be seeded; `held`: from there on. */
+  | { readonly type: "replicaReady"; readonly held?: HeldEpoch }
+  /** What is held is of no use: get ready for a seed of everything, then say so. */
+  | { readonly type: "seedAnew" }
   | { readonly type: "replicaFailed"; readonly reason: string }
   /** The secondary holds this checkpoint as a whole. */
   | { readonly type: "committed"; readonly epoch: number }
@@ -150,6 +168,7 @@ const NUMBERS: Readonly<Record<MessageType, number>> = {
   nbd: 19,
   diskCopy: 20,
   checkpointWanted: 21,
+  seedAnew: 22,
 };
 
 const TYPES: ReadonlyMap<number, MessageType> = new Map(
@@ -190,8 +209,14 @@ export function encodeMessage(message: Message): Frame {
     case "committed":
     case "loaded":
       return { type, epoch: message.epoch, payload: EMPTY };
+    case "replicaReady": {
+      const { held } = message;
+      if (held === undefined) return { type, epoch: 0, payload: EMPTY };
+      const json = JSON.stringify({ lineage: cut(held.lineage) });
+      return { type, epoch: held.epoch, payload: new TextEncoder().encode(json) };
+    }
     case "checkpointWanted":
-    case "replicaReady":
+    case "seedAnew":
     case "heartbeat":
       return { type, epoch: 0, payload: EMPTY };
     default: {
@@ -245,9 +270,11 @@ export function decodeMessage(frame: ReceivedFrame): Message {
     case "loaded":
       return { type, epoch };
     case "checkpointWanted":
-    case "replicaReady":
+    case "seedAnew":
     case "heartbeat":
       return { type };
+    case "replicaReady":
+      if (payload.length === 0) return { type };
   }
   const members = new Members(type, payload, offset + FRAME_HEADER_BYTES);
   switch (type) {
@@ -283,6 +310,8 @@ export function decodeMessage(frame: ReceivedFrame): Message {
       return {
         type,
         epoch,
+        lineage: members.text("lineage"),
+        resumes: members.boolean("resumes"),
         machine: members.text("machine"),
         blocks: members.blocks("blocks"),
         ramSectionId: members.count("ramSectionId"),
@@ -296,6 +325,8 @@ export function decodeMessage(frame: ReceivedFrame): Message {
         deviceStateBytes: members.count("deviceStateBytes"),
         load: members.boolean("load"),
       };
+    case "replicaReady":
+      return { type, held: { lineage: members.text("lineage"), epoch } };
     case "takenOver":
       return { type, epoch, runningAtMs: members.number("runningAtMs") };
   }

@@ -18,7 +18,7 @@
  *  +- - -
  * ```
  *
- * - `version` is 1; `type` is one of those in `messages.ts`, which refuses the others.
+ * - `version` is 2; `type` is one of those in `messages.ts`, which refuses the others.
  * - `flags` bit 0: the payload is one LZ4 block that holds `raw length` bytes; no other bit is set.
  * - `raw length` equals `payload length` when the payload is not compressed. Neither exceeds
  *   {@linkcode FRAME_PAYLOAD_BYTES_MAX}.
@@ -41,7 +41,7 @@ export const FRAME_HEADER_BYTES = 32;
 export const FRAME_TYPE_AT = 5;
 
 const MAGIC = 0x434f_4c4f;
-const VERSION = 1;
+const VERSION = 2;
 const COMPRESSED = 1;
 
 const VERSION_AT = 4;

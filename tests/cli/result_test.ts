@@ -14,8 +14,8 @@ const TAKEOVER: Takeover = {
 
 const REPORTS: readonly Report[] = [
   { event: "qemu-started", atMs: 1, pid: 7, version: "11.1.3", accel: "tcg", source: "fetched" },
-  { event: "seeded", atMs: 2, durationMs: 638.26, wireBytes: 1000 },
-  { event: "seeded", atMs: 3, durationMs: 5, wireBytes: 5 },
+  { event: "seeded", atMs: 2, durationMs: 638.26, wireBytes: 1000, resumed: false },
+  { event: "seeded", atMs: 3, durationMs: 5, wireBytes: 5, resumed: true },
 ];
 
 function checkpoint(epoch: number, pauseMs: number, dirtyPages: number): CheckpointReport {

@@ -58,6 +58,7 @@ export class LinkRelay {
   readonly #listener: Deno.TcpListener | Deno.UnixListener;
   readonly #sockets: Deno.Conn[] = [];
   #connections = 0;
+  #isCut = false;
   #hold: PendingHold | undefined;
   /** Settled while the cable is in. */
   #cable = Promise.withResolvers<void>();
@@ -98,6 +99,12 @@ export class LinkRelay {
     return { frame: reached.promise, release };
   }
 
+  /** No connection there is, and none can be made. */
+  set isCut(isCut: boolean) {
+    this.#isCut = isCut;
+    if (isCut) { for (const socket of this.#sockets.splice(0)) closeQuietly(socket); }
+  }
+
   close(): void {
     this.#listener.close();
     for (const socket of this.#sockets) closeQuietly(socket);
@@ -105,6 +112,10 @@ export class LinkRelay {
 
   async #accept(end: RelayEnd): Promise<void> {
     for await (const primary of this.#listener) {
+      if (this.#isCut) {
+        closeQuietly(primary);
+        continue;
+      }
       this.#sockets.push(primary);
       await this.#cable.promise;
       try {

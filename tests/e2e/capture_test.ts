@@ -146,7 +146,7 @@ class Pair implements AsyncDisposable {
   async seed(): Promise<void> {
     const { mirror, machine, blocks, deviceState } = this.capture;
     mirror.markAllMissing();
-    this.#do(this.#replica.seedBegin(machine, blocks, 2));
+    this.#do(this.#replica.seedBegin({ lineage: "l", machine, blocks, ramSectionId: 2 }));
     this.#encoder = new PageEncoder(mirror.kernels, mirror.addEncoder());
     for (const job of mirror.missingJobs(true)) {
       for (const chunk of this.#encoder.encode(job)) {

@@ -17,7 +17,7 @@ import { MemoryFiles } from "../image/_memory_files.ts";
 import { delta, MAIN_PAGES, Model, PAGES, type Write, write } from "../image/_deltas.ts";
 import { BLOCKS, concat, device, MACHINE, records } from "../stream/sample.ts";
 
-const SEED = { machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 };
+const SEED = { lineage: "l", resumes: false, machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 };
 
 function deviceState(epoch: number): Uint8Array<ArrayBuffer> {
   return concat(device(Uint8Array.of(epoch & 0xff, epoch >> 8)), Uint8Array.of(0));
@@ -57,11 +57,11 @@ function machineWith(...events: readonly SecondaryEvent[]): SecondaryMachine {
 }
 
 const FRESH: readonly SecondaryEvent[] = [
-  { type: "recovered", epoch: undefined },
+  { type: "recovered", held: undefined },
   { type: "qemu-ready" },
 ];
 const HOLDING: readonly SecondaryEvent[] = [
-  { type: "recovered", epoch: 9 },
+  { type: "recovered", held: { lineage: "l", epoch: 9 } },
   { type: "qemu-ready" },
 ];
 const LINK: SecondaryEvent = { type: "link-up" };
@@ -242,6 +242,8 @@ type Step =
   /** Let the keeper's next answers arrive. */
   | { readonly type: "answers"; readonly count: number }
   | { readonly type: "reseed"; readonly whole: boolean; readonly writes: readonly Write[] }
+  /** The link breaks, and what has changed since what is held is sent, whole or not. */
+  | { readonly type: "resume"; readonly whole: boolean; readonly writes: readonly Write[] }
   | { readonly type: "qemu-dies" }
   | { readonly type: "crash" };
 
@@ -253,6 +255,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 1,
     arbitrary: fc.record({ type: fc.constant("reseed" as const), whole: fc.boolean(), writes }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ type: fc.constant("resume" as const), whole: fc.boolean(), writes }),
   },
   { weight: 1, arbitrary: fc.constant({ type: "qemu-dies" } as const) },
   { weight: 1, arbitrary: fc.constant({ type: "crash" } as const) },
@@ -266,6 +272,8 @@ class Secondary {
   answers: FromKeeper[] = [];
   standby: ModelStandby | undefined;
   readonly told: number[] = [];
+  /** What it says that it holds. */
+  held: number | undefined;
   takeOver = false;
   #feeding = 0;
   taken: { readonly deviceState: Uint8Array } | undefined;
@@ -280,6 +288,7 @@ class Secondary {
     for (const effect of this.machine.step(event)) {
       if (effect.type === "image") this.#keeper.tell(effect.command);
       if (effect.type === "tell-committed") this.told.push(effect.epoch);
+      if (effect.type === "tell-ready") this.held = effect.held?.epoch;
       if (effect.type === "claim") verdict = effect.evidence === "silent" ? UNDECIDED : GRANTED;
       if (effect.type === "take-over") this.takeOver = true;
     }
@@ -337,7 +346,7 @@ class Secondary {
     switch (answer.type) {
       case "recovered": {
         const held = answer.recovery.type === "held" ? answer.recovery.checkpoint : undefined;
-        return this.step({ type: "recovered", epoch: held?.epoch });
+        return this.step({ type: "recovered", held });
       }
       case "target":
         if (answer.target !== undefined) this.#standBy(answer.target.imageName);
@@ -365,6 +374,7 @@ class Secondary {
 }
 
 Deno.test("whatever happens, the QEMU that stands by runs from the last checkpoint that was told of, or a later one, whole", () => {
+  let resumes = 0;
   fc.assert(
     fc.property(fc.boolean(), fc.array(step, { maxLength: 14 }), (shared, steps) => {
       const secondary = new Secondary(shared);
@@ -418,6 +428,29 @@ Deno.test("whatever happens, the QEMU that stands by runs from the last checkpoi
             if (secondary.machine.phase === "protecting") secondary.step(CUT);
             seed(step.writes, step.whole);
             break;
+          case "resume": {
+            if (["seeding", "protecting"].includes(secondary.machine.phase)) secondary.step(CUT);
+            if (secondary.machine.phase !== "orphaned") break;
+            secondary.step(LINK);
+            const from = sent.find(({ epoch }) => epoch === secondary.held);
+            assert(from !== undefined, `checkpoint ${secondary.held} was never sent`);
+            resumes++;
+            secondary.step({ type: "seed-begin", seed: { ...SEED, resumes: true } });
+            // What it holds may be older than what the guest has come to; all that differs is sent.
+            const next = from.model.copy();
+            const chunk = next.chunk(step.writes.map((write) => ({ ...write, change: false })));
+            if (!step.whole) {
+              secondary.step({ type: "pages", chunk });
+              secondary.step(CUT);
+              break;
+            }
+            model = next;
+            for (const event of checkpoint(++epoch, [chunk])) secondary.step(event);
+            secondary.settle();
+            assertEquals(secondary.machine.phase, "protecting");
+            sent.push({ epoch, model: model.copy() });
+            break;
+          }
           case "qemu-dies":
             secondary.standAgain();
             break;
@@ -449,6 +482,7 @@ Deno.test("whatever happens, the QEMU that stands by runs from the last checkpoi
       );
       assertEquals(wrong, [], "these pages are wrong");
     }),
-    { numRuns: 60 },
+    { numRuns: 100 },
   );
+  assert(resumes > 20, `only ${resumes} were brought up to date`);
 });

@@ -183,7 +183,7 @@ Deno.test("PrimaryMachine takes no checkpoint before the secondary holds the las
   assertEquals(machine.step({ type: "committed", epoch: 1 }, 5001), [], "an older one's answer");
   assertEquals(machine.step({ type: "committed", epoch: 2 }, 5002), [
     { type: "release-outputs", epoch: 2 },
-    { type: "clear-missing" },
+    { type: "clear-missing", epoch: 2 },
     { type: "reply" },
   ]);
 });
@@ -210,7 +210,7 @@ Deno.test("PrimaryMachine has as many checkpoints in flight as it may, and one o
   assertEquals(machine.step(EVENTS.tick, 9000), [], "two are in flight");
   assertEquals(machine.step({ type: "committed", epoch: 4 }, 9001), [
     { type: "release-outputs", epoch: 4 },
-    { type: "clear-missing" },
+    { type: "clear-missing", epoch: 4 },
     { type: "reply" },
   ]);
 });

@@ -24,7 +24,7 @@ import {
 import { ModelSecondary } from "./model_secondary.ts";
 
 const DEVICE_STATE = concat(device(Uint8Array.of(1, 2, 3)), Uint8Array.of(0));
-const SEED = { machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 };
+const SEED = { lineage: "l", resumes: false, machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 };
 const EMPTY_TOTALS = {
   pagesFrames: 0,
   pageBytes: 0,
@@ -37,6 +37,7 @@ const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
   "link-up": { type: "link-up" },
   "link-lost": { type: "link-lost", reason: "cut" },
   "seed-begin": { type: "seed-begin", seed: SEED },
+  "seed-anew": { type: "seed-anew" },
   "pages": { type: "pages", chunk: records([{ block: 0, page: 1, fill: 1 }]) },
   "device-state": { type: "device-state", piece: DEVICE_STATE },
   "commit": { type: "commit", epoch: 1, commit: EMPTY_TOTALS },
@@ -44,7 +45,7 @@ const EVENTS: Readonly<Record<SecondaryEvent["type"], SecondaryEvent>> = {
   "disks-settled": { type: "disks-settled" },
   "load-held": { type: "load-held" },
   "qemu-answer": { type: "qemu-answer", bytes: concat(pong(1), shut()) },
-  "recovered": { type: "recovered", epoch: undefined },
+  "recovered": { type: "recovered", held: undefined },
   "standby-ready": { type: "standby-ready" },
   "stored": { type: "stored", epoch: 1 },
   "applied": { type: "applied", epoch: 1 },
@@ -88,9 +89,10 @@ const WAYS: Readonly<Record<SecondaryPhase, readonly SecondaryEvent[]>> = {
 const TABLE = `
                starting     waiting         seeding            protecting            orphaned           deciding              taking-over  promoted  ended
 qemu-ready     >waiting     !               !                  !                     !                  !                     !            !         -
-link-up        -            ready           !                  !                     >starting,restart  -                     -            -         -
+link-up        -            ready           !                  !                     ready              -                     -            -         -
 link-lost      -            -               >starting,restart  >orphaned             -                  -                     -            -         -
 seed-begin     wire         >seeding,write  wire               wire                  wire               -                     -            -         -
+seed-anew      wire         wire            wire               wire                  >starting,restart  -                     -            -         -
 pages          wire         wire            write              -                     wire               -                     -            -         -
 device-state   wire         wire            -                  -                     wire               -                     -            -         -
 commit         wire         wire            wire               wire                  wire               -                     -            -         -
@@ -100,7 +102,7 @@ load-held      -            -               -                  -                
 primary-lost   -            -               >starting,restart  >deciding,claim       >deciding,claim    -                     -            -         -
 take-over      !            !               !                  >deciding,claim       >deciding,claim    !                     !            !         -
 granted        -            -               -                  -                     -                  >taking-over,takeover -            -         -
-stale          -            -               -                  -                     -                  >starting,restart     -            -         -
+stale          -            -               -                  -                     -                  >orphaned             -            -         -
 undecided      -            -               -                  -                     -                  >orphaned             -            -         -
 promoted       !            !               !                  !                     !                  !                     >promoted    !         -
 recovered      !            !               !                  !                     !                  !                     !            !         -
@@ -499,6 +501,10 @@ class World {
   #linked = false;
   #ready = false;
   #seeded = false;
+  /** The checkpoint that the secondary says it holds, and whether a seed has become whole since. */
+  #held: number | undefined;
+  #seedWhole = false;
+  resumes = 0;
   /** What the primary has said and the machine has not been given. */
   #wire: SecondaryEvent[] = [];
   #epoch = 0;
@@ -547,9 +553,9 @@ class World {
       assert(!this.#wanted, "what is to be loaded was not");
     }
     const phase = this.machine.phase;
-    const canTakeOver = phase === "protecting" || phase === "orphaned";
+    const canTakeOver = phase === "protecting" || (phase === "orphaned" && !this.#linked);
     const heldWhole = this.#taken.at(-1);
-    const seedHeld = phase === "seeding" && this.#taken.length > 0;
+    const seedHeld = phase === "seeding" && this.#seedWhole;
     this.#wanted = true;
     this.#step({ type: "primary-lost", reason: "killed" });
     // What was on the way comes too late.
@@ -604,8 +610,14 @@ class World {
   #checkpoint(pages: readonly SamplePage[], load: boolean): void {
     if (this.#failed) this.#cut();
     if (!this.#linked || !this.#ready || this.#inFlight.length >= this.inFlightMax) return;
-    const guest = this.#seeded
-      ? this.#guest.slice()
+    // The primary may know nothing of what is held.
+    if (!this.#seeded && this.#held !== undefined && pages.length === 5) {
+      this.#ready = false;
+      return this.#step({ type: "seed-anew" });
+    }
+    const from = this.#seeded ? this.#guest : this.#committedRam.get(this.#held ?? -1);
+    const guest = from !== undefined
+      ? from.slice()
       : Array.from({ length: 72 }, (_, page) =>
         new Uint8Array(PAGE_BYTES).fill(page < 64 ? 0 : 0xee));
     for (const { block, page, fill } of pages) guest[block * 64 + page] = pageContent(fill);
@@ -613,7 +625,11 @@ class World {
     this.#epoch++;
     this.#inFlight.push(this.#epoch);
     this.#committedRam.set(this.#epoch, guest);
-    if (!this.#seeded) this.#wire.push(EVENTS["seed-begin"]);
+    const resumes = this.#held !== undefined;
+    if (!this.#seeded) {
+      this.#wire.push({ type: "seed-begin", seed: { ...SEED, resumes } });
+      if (resumes) this.resumes++;
+    }
     this.#seeded = true;
     const middle = Math.floor(pages.length / 2);
     const chunks = [pages.slice(0, middle), pages.slice(middle)].filter(({ length }) => length > 0)
@@ -635,8 +651,9 @@ class World {
   #deliver(count: number): void {
     for (let event; count > 0 && (event = this.#wire.shift()) !== undefined; count--) {
       // After a takeover, and while QEMU is replaced, the peer does not know yet.
-      const refused = ["starting", "waiting"].includes(this.machine.phase) &&
-        !(event.type === "seed-begin" && this.machine.phase === "waiting");
+      const { phase } = this.machine;
+      const refused = phase === "starting" ||
+        (["waiting", "orphaned"].includes(phase) && event.type !== "seed-begin");
       if (refused) {
         const refusedEvent = event;
         assertThrows(() => this.machine.step(refusedEvent), WireError);
@@ -645,7 +662,8 @@ class World {
       }
       const late = ["deciding", "taking-over", "promoted"].includes(this.machine.phase);
       if (event.type === "commit" && !late) this.#take(event.epoch, event.commit);
-      if (event.type === "seed-begin" && !late) {
+      if (event.type === "seed-begin" && !late) this.#seedWhole = false;
+      if (event.type === "seed-begin" && !late && !event.seed.resumes) {
         this.#taken = [];
         this.#given = 0;
         this.#heldBytes = 0;
@@ -658,6 +676,7 @@ class World {
   }
 
   #take(epoch: number, { load, pageBytes, deviceStateBytes }: CommitPayload): void {
+    this.#seedWhole = true;
     this.#taken.push(epoch);
     if (this.#taken.length === 1) return;
     this.#heldBytes += pageBytes;
@@ -708,6 +727,7 @@ class World {
         break;
       case "tell-ready":
         this.#ready = true;
+        this.#held = effect.held?.epoch;
         break;
       case "tell-committed":
         assert(this.#taken.includes(effect.epoch), "told of what it does not hold");
@@ -775,7 +795,7 @@ const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
 );
 
 Deno.test("SecondaryMachine gives QEMU whole checkpoints, all that it holds, whatever comes when", () => {
-  const seen = { takeOvers: 0, loads: 0, seeds: 0, merged: 0, withheld: 0 };
+  const seen = { takeOvers: 0, loads: 0, seeds: 0, resumes: 0, merged: 0, withheld: 0 };
   fc.assert(
     fc.property(
       fc.array(
@@ -790,13 +810,14 @@ Deno.test("SecondaryMachine gives QEMU whole checkpoints, all that it holds, wha
         seen.takeOvers += world.takeOvers;
         seen.loads += world.loadsSeen;
         seen.seeds += world.seeds;
+        seen.resumes += world.resumes;
         seen.merged += world.merged;
         seen.withheld += world.withheld;
       },
     ),
     { numRuns: 300 },
   );
-  const enough = seen.takeOvers > 20 && seen.loads > 200 && seen.seeds > 100 &&
+  const enough = seen.takeOvers > 20 && seen.loads > 200 && seen.seeds > 100 && seen.resumes > 10 &&
     seen.merged > 100 && seen.withheld > 5;
   assert(enough, `too little happened: ${JSON.stringify(seen)}`);
 });
@@ -819,11 +840,79 @@ Deno.test("SecondaryMachine asks the arbiter when the link is lost, once it know
   assertEquals(describe(machine.step(EVENTS.granted)), ">taking-over,takeover");
 });
 
-Deno.test("SecondaryMachine throws away what it holds when the VM is another's", () => {
+Deno.test("SecondaryMachine keeps what it holds when the VM is another's, who may go on from there", () => {
   const machine = entitled();
   machine.step(EVENTS["link-lost"]);
-  assertEquals(describe(machine.step(EVENTS.stale)), ">starting,restart");
+  assertEquals(describe(machine.step(EVENTS.stale)), ">orphaned");
   assertEquals(machine.entitled, false);
+  assertEquals(machine.step(EVENTS["link-up"]), [
+    { type: "tell-ready", held: { lineage: "l", epoch: 2 } },
+  ]);
+});
+
+/** A secondary that has lost its primary, which is back. */
+function returned(): SecondaryMachine {
+  const machine = entitled();
+  stepAll(machine, [EVENTS["link-lost"], EVENTS.stale, EVENTS["link-up"]]);
+  return machine;
+}
+
+const RESUME: SecondaryEvent = { type: "seed-begin", seed: { ...SEED, resumes: true } };
+
+Deno.test("SecondaryMachine goes on from what it holds with what has changed since", () => {
+  const machine = returned();
+  assertEquals(describe(machine.step(RESUME)), ">seeding");
+  const page = { block: 0, page: 3, fill: 4 };
+  assertEquals(types(stepAll(machine, checkpoint(7, page, true))), ["tell-committed", "prepare"]);
+  assertEquals(machine.entitled, false, "the world has seen more than the seed");
+  const { load, after } = loadOnce(machine);
+  assertEquals(find(load, records([page])).count, 1);
+  assertEquals(describe(after), "tell-loaded,>protecting");
+  stepAll(machine, checkpoint(8, page, true));
+  assertEquals(machine.entitled, true);
+});
+
+Deno.test("SecondaryMachine is what it was when what has changed does not come as a whole", () => {
+  for (const first of ["link-lost", "primary-lost"] as const) {
+    const machine = returned();
+    stepAll(machine, [RESUME, EVENTS.pages, EVENTS["device-state"]]);
+    assert(describe(machine.step(EVENTS[first])).startsWith(">orphaned"));
+    assertEquals([machine.epoch, machine.entitled], [2, false]);
+    if (first === "primary-lost") continue;
+    assertEquals(machine.step(EVENTS["link-up"]), [
+      { type: "tell-ready", held: { lineage: "l", epoch: 2 } },
+    ]);
+    stepAll(machine, [RESUME, ...checkpoint(9, { block: 0, page: 1, fill: 2 }, true)]);
+    loadOnce(machine);
+    assertEquals([machine.phase, machine.epoch], ["protecting", 9]);
+  }
+});
+
+Deno.test("SecondaryMachine takes no seed that does not go with what it holds", () => {
+  const other = { ...SEED, lineage: "another", resumes: true };
+  const none = { ...SEED, lineage: "", resumes: true };
+  for (const seed of [SEED, other, none]) {
+    const machine = returned();
+    assertThrows(() => machine.step({ type: "seed-begin", seed }), WireError, "Cannot take a seed");
+    assertEquals(machine.phase, "orphaned");
+  }
+  for (const seed of [other, none, { ...SEED, resumes: true }]) {
+    const machine = machineIn("waiting");
+    assertThrows(() => machine.step({ type: "seed-begin", seed }), WireError, "Cannot take a seed");
+  }
+  const machine = returned();
+  assertEquals(describe(machine.step(EVENTS["seed-anew"])), ">starting,restart");
+  assertEquals(machine.step(EVENTS["qemu-ready"]).at(-1), { type: "tell-ready" });
+});
+
+Deno.test("SecondaryMachine does not take the load of what it held before for that of its seed", () => {
+  const machine = machineIn("protecting");
+  stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, true));
+  stepAll(machine, [EVENTS["link-lost"], EVENTS.undecided, EVENTS["link-up"], RESUME]);
+  assertEquals(describe(loadOnce(machine).after), "tell-loaded");
+  assertEquals(machine.phase, "seeding");
+  stepAll(machine, checkpoint(5, { block: 0, page: 2, fill: 1 }, true));
+  assertEquals(describe(loadOnce(machine).after), "tell-loaded,>protecting");
 });
 
 Deno.test("SecondaryMachine claims with the evidence that there is", () => {

@@ -226,7 +226,14 @@ const S = {
   ready: { type: "qemu-ready" },
   up: { type: "link-up" },
   cut: { type: "link-lost", reason: "cut" },
-  begin: { type: "seed-begin", seed: { machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 } },
+  begin: {
+    type: "seed-begin",
+    seed: { lineage: "l", resumes: false, machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 },
+  },
+  resume: {
+    type: "seed-begin",
+    seed: { lineage: "l", resumes: true, machine: MACHINE, blocks: BLOCKS, ramSectionId: 2 },
+  },
   state: { type: "device-state", piece: DEVICE_STATE },
   commit: { type: "commit", epoch: 1, commit: TOTALS },
   lost: { type: "primary-lost", reason: "killed" },
@@ -234,7 +241,7 @@ const S = {
   undecided: { type: "undecided", reason: "ask" },
   promoted: { type: "promoted" },
   bye: { type: "goodbye", reason: "off" },
-  recovered: { type: "recovered", epoch: 9 },
+  recovered: { type: "recovered", held: { lineage: "l", epoch: 9 } },
   stored: { type: "stored", epoch: 1 },
   applied: { type: "applied", epoch: 1 },
   standby: { type: "standby-ready" },
@@ -252,6 +259,7 @@ const S = {
 const SECONDARY_EVENTS: readonly SecondaryEvent[] = [
   ...Object.values(S),
   { type: "pages", chunk: records([{ block: 0, page: 1, fill: 1 }]) },
+  { type: "seed-anew" },
   { type: "refused", reason: "no records", offset: 0 },
   { type: "take-over", reason: "ordered" },
   { type: "stale", reason: "another's" },
@@ -272,11 +280,18 @@ function secondaryWays(
   const entitled = [...protecting, S.state, { ...S.commit, epoch: 2 }];
   const loading = [...entitled, ...begun];
   const able = seedSuffices ? protecting : entitled;
+  const resuming = seedSuffices ? [[...protecting, S.cut, S.up, S.resume]] : [];
   const taking = [...able, S.lost, S.granted];
   return {
     starting: [[]],
     waiting: [waiting, [...waiting, S.up]],
-    seeding: [seeding, whole, [...seeding, S.state], [...whole, ...loaded.slice(0, -1)]],
+    seeding: [
+      seeding,
+      whole,
+      [...seeding, S.state],
+      [...whole, ...loaded.slice(0, -1)],
+      ...resuming,
+    ],
     protecting: [protecting, loading, [...protecting, S.state]],
     deciding: [[...able, S.lost], [...loading, S.lost]],
     orphaned: [[...protecting, S.cut], [...loading, S.lost, S.undecided]],

@@ -16,8 +16,13 @@ import { LiveReplica } from "../../engine/checkpoint/live_replica.ts";
 import type { Mirror } from "../../engine/checkpoint/mirror.ts";
 import { NO_PAGES, type PageCounts } from "../../engine/checkpoint/page_encoder.ts";
 import { type Encoder, InlineEncoder } from "../../engine/host/encoder.ts";
-import { ReplicaSender } from "../../engine/host/replica_sender.ts";
-import { decodeMessage, FrameDecoder, type Message } from "../../engine/link/mod.ts";
+import { ReplicaSender, type Seed } from "../../engine/host/replica_sender.ts";
+import {
+  decodeMessage,
+  FrameDecoder,
+  type HeldEpoch,
+  type Message,
+} from "../../engine/link/mod.ts";
 import { ReferenceKernels } from "../../wasm/mod.ts";
 import { ModelSecondary } from "../failover/model_secondary.ts";
 import {
@@ -31,6 +36,9 @@ import {
 
 /** So small that a checkpoint of some pages flows into the mirror before it is whole. */
 const STAGING = { segmentBytes: 32 * 1024, segmentsMax: 2, pagesMax: 5 };
+
+/** Of the only capture that there is. */
+const LINEAGE = "l";
 
 type Ram = readonly Uint8Array[];
 
@@ -139,6 +147,11 @@ class Pair {
   loads = 0;
   takeOvers = 0;
   relinks = 0;
+  resumes = 0;
+  #ready: { readonly held?: HeldEpoch } | undefined;
+  /** It was told to get ready for a seed of everything, which begins when it is. */
+  #seedsAnew = false;
+  #seed: Seed = { lineage: LINEAGE, resumes: false };
   /** Checkpoints that were held and then loaded with a later one. */
   merged = 0;
   /** What the secondary holds as a whole and QEMU has not been given. */
@@ -197,7 +210,16 @@ class Pair {
   }
 
   connect(): void {
-    if (this.primary.phase === "alone") this.#step({ type: "replica-ready" });
+    const ready = this.#ready;
+    if (this.primary.phase !== "alone" || ready === undefined) return;
+    if (ready.held !== undefined && !this.capture.canResume(ready.held.epoch)) {
+      this.#ready = undefined;
+      this.#seedsAnew = true;
+      return this.#stepSecondary({ type: "seed-anew" });
+    }
+    this.#seed = { lineage: LINEAGE, resumes: ready.held !== undefined };
+    if (this.#seed.resumes) this.resumes++;
+    this.#step({ type: "replica-ready" });
   }
 
   /** The primary's engine hears the next thing that the secondary has said. */
@@ -252,6 +274,7 @@ class Pair {
     this.#stepSecondary({ type: "link-lost", reason: "cut" });
     for (let sending; sending !== this.#sending;) await (sending = this.#sending);
     this.#answers = [];
+    this.#ready = undefined;
     this.#step({ type: "replica-lost", reason: "cut" });
     this.bulk = this.#newBulk();
     this.#sender = new ReplicaSender(this.capture, this.bulk, this.#encoder);
@@ -327,6 +350,7 @@ class Pair {
       case "seed":
         this.#queue(async () => {
           await this.#sender.seed(
+            this.#seed,
             (missingPages) => this.#step({ type: "seed-pass", missingPages }),
             (epoch) => this.#step({ type: "seed-sent", epoch }),
           );
@@ -336,7 +360,7 @@ class Pair {
         this.#queue(() => this.#sender.commit(effect.epoch, true));
         break;
       case "clear-missing":
-        capture.mirror.clearMissing();
+        capture.held(effect.epoch);
         break;
     }
   }
@@ -390,6 +414,11 @@ class Pair {
       case "settle":
         this.#stepSecondary({ type: "disks-settled" });
         break;
+      case "tell-ready":
+        this.#ready = effect;
+        if (this.#seedsAnew) queueMicrotask(() => this.connect());
+        this.#seedsAnew = false;
+        break;
       case "tell-committed":
         this.#answers.push({ type: "committed", epoch: effect.epoch });
         break;
@@ -400,6 +429,7 @@ class Pair {
         this.qemu = new ModelSecondary();
         this.#preparing = false;
         this.#held = [];
+        this.#ready = undefined;
         queueMicrotask(() => this.#stepSecondary({ type: "qemu-ready" }));
         break;
       case "claim": {
@@ -510,7 +540,7 @@ Deno.test("ReplicaSender gives up a seed that waits for a checkpoint that never 
   feed(checkpoint.subarray(4, 6000));
   const bulk = new Bulk(() => {});
   const sender = new ReplicaSender(capture, bulk, new TwoLanes(capture.mirror));
-  const seed = sender.seed(() => {}, () => {});
+  const seed = sender.seed({ lineage: "l", resumes: false }, () => {}, () => {});
   for (let count = 0; count < 10; count++) {
     await bulk.letPass(10);
     await timers();
@@ -528,7 +558,7 @@ const samplePage: fc.Arbitrary<SamplePage> = fc.oneof(
 const samplePages = fc.array(samplePage, { maxLength: 24, size: "max" });
 
 Deno.test("ReplicaSender and both machines: the secondary loads exactly the guest, whatever comes when", async () => {
-  const seen = { loads: 0, takeOvers: 0, merged: 0, relinks: 0 };
+  const seen = { loads: 0, takeOvers: 0, merged: 0, relinks: 0, resumes: 0 };
   await fc.assert(
     fc.asyncProperty(
       samplePages,
@@ -587,12 +617,14 @@ Deno.test("ReplicaSender and both machines: the secondary loads exactly the gues
         seen.takeOvers += pair.takeOvers;
         seen.merged += pair.merged;
         seen.relinks += pair.relinks;
+        seen.resumes += pair.resumes;
       },
     ),
     { numRuns: 60 },
   );
   assert(
-    seen.loads > 60 && seen.takeOvers > 20 && seen.merged > 20 && seen.relinks > 20,
+    seen.loads > 60 && seen.takeOvers > 20 && seen.merged > 20 && seen.relinks > 20 &&
+      seen.resumes > 10,
     `too little happened: ${JSON.stringify(seen)}`,
   );
 });

@@ -37,7 +37,7 @@ Deno.test("formatReport says every report in one line", () => {
       "secondary is waiting: the standby QEMU is up",
     ],
     [
-      { event: "seeded", atMs: 1, durationMs: 638.4, wireBytes: 42_800_000 },
+      { event: "seeded", atMs: 1, durationMs: 638.4, wireBytes: 42_800_000, resumed: false },
       "seeded in 638 ms with 42.8 MB",
     ],
     [checkpoint, "checkpoint 4: 6 pages, 1.2 kB sent, paused 2.3 ms"],

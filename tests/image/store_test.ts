@@ -9,6 +9,8 @@ import { BLOCKS, MACHINE, records } from "../stream/sample.ts";
 import { delta, Model, PAGES } from "./_deltas.ts";
 import { Crash, MemoryFiles } from "./_memory_files.ts";
 
+const GUEST = { lineage: "l", machine: MACHINE, blocks: BLOCKS };
+
 function store(files: MemoryFiles, stepsMax?: number): ImageStore {
   return new ImageStore(files.open(stepsMax), new ReferenceKernels());
 }
@@ -40,7 +42,7 @@ function seed(
   model: Model,
   pages: Parameters<Model["chunk"]>[0],
 ): void {
-  into.seedBegin(MACHINE, BLOCKS);
+  into.seedBegin(GUEST);
   into.seedPages(model.chunk(pages));
   into.seedCommit(epoch, blob(epoch));
 }
@@ -98,7 +100,7 @@ Deno.test("wherever a process ends, the last checkpoint that was committed is he
           }
           if (again) {
             const fresh = new Model();
-            dying.seedBegin(MACHINE, BLOCKS);
+            dying.seedBegin(GUEST);
             dying.seedPages(fresh.chunk([{ page: 5, fill: 6, change: false }]));
             begun = { epoch: 1, model: fresh };
             dying.seedCommit(1, blob(1));
@@ -154,7 +156,7 @@ Deno.test("what is held stays while another seed arrives, and when that is dropp
   const held = store(files);
   seed(held, 5, model, [{ page: 1, fill: 1, change: false }]);
   const old = held.held?.imageName;
-  const name = held.seedBegin(MACHINE, BLOCKS);
+  const name = held.seedBegin(GUEST);
   assert(name !== old);
   held.seedPages(records([{ block: 0, page: 1, fill: 3 }]));
   assertHolds(held, 5, model);

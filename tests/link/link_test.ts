@@ -112,9 +112,9 @@ function frame(message: Message): Uint8Array<ArrayBuffer> {
 }
 
 /** The frame as an engine of a later protocol version would begin it. */
-function ofVersion2(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+function ofVersion3(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
   const changed = bytes.slice();
-  changed[4] = 2;
+  changed[4] = 3;
   return changed;
 }
 
@@ -265,14 +265,14 @@ test("acceptLinks tells a primary of another protocol version what to do", async
   await withStandby({}, async ({ listener }) => {
     const { port } = listener.addr as Deno.NetAddr;
     const socket = await Deno.connect({ hostname: "127.0.0.1", port });
-    await socket.write(ofVersion2(frame(hello("control"))));
+    await socket.write(ofVersion3(frame(hello("control"))));
     // A refusal is the same in every version.
     const primary = new LinkConnection(socket);
     const answer = await primary.next(5000);
     assert(answer.type === "refuse");
     assertStringIncludes(
       answer.reason,
-      "its version is 2, not 1: run the same release of colo on both hosts",
+      "its version is 3, not 2: run the same release of colo on both hosts",
     );
     primary.close();
   });
@@ -280,12 +280,12 @@ test("acceptLinks tells a primary of another protocol version what to do", async
 
 test("openLink says what to do about a standby of another protocol version", async () => {
   await withScripted(
-    [ofVersion2(frame({ type: "refuse", reason: "?", generation: 0 }))],
+    [ofVersion3(frame({ type: "refuse", reason: "?", generation: 0 }))],
     async (address) => {
       await assertRejects(
         () => openLink(address, INTRODUCTION),
         LinkError,
-        "its version is 2, not 1: run the same release of colo on both hosts",
+        "its version is 3, not 2: run the same release of colo on both hosts",
       );
     },
   );

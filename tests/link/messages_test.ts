@@ -49,6 +49,8 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
   seedBegin: fc.record({
     type: fc.constant("seedBegin"),
     epoch,
+    lineage: text,
+    resumes: fc.boolean(),
     machine: text,
     blocks,
     ramSectionId: count,
@@ -79,7 +81,14 @@ const MESSAGES: { readonly [T in Message["type"]]: fc.Arbitrary<Extract<Message,
   }),
   diskCopy: fc.record({ type: fc.constant("diskCopy"), copy: text }),
   checkpointWanted: fc.record({ type: fc.constant("checkpointWanted") }),
-  replicaReady: fc.record({ type: fc.constant("replicaReady") }),
+  replicaReady: fc.oneof(
+    fc.record({ type: fc.constant("replicaReady" as const) }),
+    fc.record({
+      type: fc.constant("replicaReady" as const),
+      held: fc.record({ lineage: text, epoch }),
+    }),
+  ),
+  seedAnew: fc.record({ type: fc.constant("seedAnew") }),
   replicaFailed: fc.record({ type: fc.constant("replicaFailed"), reason: text }),
   committed: fc.record({ type: fc.constant("committed"), epoch }),
   loaded: fc.record({ type: fc.constant("loaded"), epoch }),
@@ -162,7 +171,7 @@ Deno.test("decodeMessage ignores members that it does not know", () => {
 });
 
 Deno.test("decodeMessage refuses a type that it does not know", () => {
-  for (const type of [0, 4, 22, 255]) {
+  for (const type of [0, 4, 23, 255]) {
     const frame = { type, epoch: 0, payload: new Uint8Array(0), offset: 0 };
     assertThrows(() => decodeMessage(frame), WireError, `message type ${type} is not known`);
   }
@@ -181,7 +190,13 @@ const HELLO = {
   engineVersion: "1",
 };
 const block = (name: unknown, sizeBytes: unknown) => ({ name, sizeBytes });
-const seed = (...blocks: unknown[]) => ({ machine: "pc", ramSectionId: 2, blocks });
+const seed = (...blocks: unknown[]) => ({
+  lineage: "l",
+  resumes: false,
+  machine: "pc",
+  ramSectionId: 2,
+  blocks,
+});
 const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
   ["hello", "{"],
   ["hello", "[]"],
@@ -198,6 +213,10 @@ const REFUSED: readonly (readonly [Message["type"], unknown])[] = [
   ["commit", { pagesFrames: 1, pageBytes: 1 }],
   ["takenOver", { runningAtMs: "1" }],
   ["takenOver", '{ "runningAtMs": 1e999 }'],
+  ["replicaReady", {}],
+  ["replicaReady", { lineage: 1 }],
+  ["seedBegin", { ...seed(block("a", 4096)), lineage: undefined }],
+  ["seedBegin", { ...seed(block("a", 4096)), resumes: 1 }],
   ["seedBegin", seed()],
   ["seedBegin", seed(null)],
   ["seedBegin", seed(block("", 4096))],

@@ -100,7 +100,7 @@ Deno.test("FrameEncoder makes the same bytes over either kind of kernels", () =>
 Deno.test("FrameEncoder lays a frame out as documented", () => {
   const bytes = encoder.encode({ type: 0x12, epoch: 2 ** 32 + 5, payload: Uint8Array.of(7, 8) });
   assertEquals([...bytes.subarray(0, 24)], [
-    ...[0x43, 0x4f, 0x4c, 0x4f, 1, 0x12, 0, 0],
+    ...[0x43, 0x4f, 0x4c, 0x4f, 2, 0x12, 0, 0],
     ...[0, 0, 0, 1, 0, 0, 0, 5],
     ...[0, 0, 0, 2, 0, 0, 0, 2],
   ]);
@@ -194,9 +194,9 @@ Deno.test("FrameDecoder refuses every wrong field of a header, and says where it
   const cases: readonly [(header: DataView) => void, number, string][] = [
     [(header) => header.setUint32(0, 0x51455646), 0, 'begins with 0x51455646, not with "COLO"'],
     [
-      (header) => header.setUint8(4, 2),
+      (header) => header.setUint8(4, 3),
       4,
-      "its version is 2, not 1: run the same release of colo on both",
+      "its version is 3, not 2: run the same release of colo on both",
     ],
     [(header) => header.setUint8(6, 2), 6, "its flags are 0x2"],
     [(header) => header.setUint8(7, 9), 7, "its reserved byte is 9, not 0"],

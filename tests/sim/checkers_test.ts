@@ -32,6 +32,7 @@ const MUTATIONS: readonly Mutation[] = [
   ["forgetsPause", "recovery"],
   ["trustsSilence", "one side speaks"],
   ["adoptsUnasked", "nothing seen is lost"],
+  ["forgetsSent", "whole checkpoints", linkBreaksAgain],
 ];
 
 for (const [rule, property, script] of MUTATIONS) {
@@ -66,6 +67,11 @@ function vmAndLinkDie({ sim, checkers, network, hosts: [a] }: World): void {
     a!.vm?.kill();
     network.reset();
   });
+}
+
+/** The link breaks while a standby that is back is sent what has changed. */
+function linkBreaksAgain({ sim, network }: World): void {
+  for (let atMs = 1000; atMs < 5000; atMs += 231) sim.after(atMs, () => network.reset());
 }
 
 /** `releasesBeforeCommit` as words. */

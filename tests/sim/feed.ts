@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { HeldEpoch } from "../../engine/link/mod.ts";
 import { type Actor, sleep, start, type Task } from "./actor.ts";
 import {
   BLOCK,
@@ -16,6 +17,7 @@ import {
   pagesAt,
 } from "./guest.ts";
 import type { LinkEnd } from "./network.ts";
+import type { Rules } from "./rules.ts";
 
 /** Pages of a real guest that one of ours stands for. */
 const PAGES_FOR_ONE = 3000;
@@ -30,8 +32,31 @@ export class Mirror {
   /** QEMU sends a checkpoint. */
   isSending = false;
   readonly missing = new Set<number>();
+  /** Pages that have changed since a secondary held all of a checkpoint, and which one that was. */
+  readonly #unheld = new Set<number>();
+  #heldEpoch = 0;
 
-  constructor(public moment: Moment) {}
+  /** @param lineage No other mirror's */
+  constructor(public moment: Moment, readonly lineage: string) {}
+
+  /** A secondary holds all that is in the mirror. */
+  held(epoch: number): void {
+    this.missing.clear();
+    this.#unheld.clear();
+    this.#heldEpoch = epoch;
+  }
+
+  canResume({ lineage, epoch }: HeldEpoch): boolean {
+    return lineage === this.lineage && epoch >= this.#heldEpoch && epoch <= this.epoch;
+  }
+
+  /** Pages that a secondary lacks. */
+  markMissing(resumes: boolean, { forgetsSent }: Rules): void {
+    if (resumes && forgetsSent) return;
+    const pages = resumes ? this.#unheld : Array.from({ length: PAGES }, (_, page) => page);
+    this.missing.clear();
+    for (const page of pages) this.missing.add(page);
+  }
 
   whole(moment: Moment): void {
     this.epoch++;
@@ -44,7 +69,10 @@ export class Mirror {
     const staged = this.#staged;
     if (staged === undefined) return [];
     const pages = dirtyPages(this.moment, staged);
-    for (const page of pages) this.missing.add(page);
+    for (const page of pages) {
+      this.missing.add(page);
+      this.#unheld.add(page);
+    }
     this.moment = staged;
     this.#staged = undefined;
     return pages;
@@ -70,7 +98,14 @@ export class Feed {
   readonly #work: (() => Task<void> | void)[] = [];
   #waiting: (() => void)[] = [];
 
-  constructor(readonly actor: Actor, readonly mirror: Mirror, readonly link: LinkEnd) {}
+  /** @param resumes The secondary lacks what has changed, and no more */
+  constructor(
+    readonly actor: Actor,
+    readonly mirror: Mirror,
+    readonly link: LinkEnd,
+    readonly resumes: boolean,
+    readonly rules: Rules,
+  ) {}
 
   /** The link is gone: what is being sent is only taken in. */
   cancel(): void {
@@ -121,11 +156,13 @@ export class Feed {
     this.#send({
       type: "seedBegin",
       epoch: mirror.epoch,
+      lineage: mirror.lineage,
+      resumes: this.resumes,
       machine: MACHINE,
       blocks: [{ name: BLOCK, sizeBytes: PAGES * 4096 }],
       ramSectionId: RAM_SECTION_ID,
     });
-    for (let page = 0; page < PAGES; page++) mirror.missing.add(page);
+    mirror.markMissing(this.resumes, this.rules);
     while (!this.#isOver) {
       const pages = [...mirror.missing];
       for (const page of pages) {

@@ -28,10 +28,8 @@ export class Summary {
     for (const [kind, count] of outcome.faults) {
       this.#faults.set(kind, (this.#faults.get(kind) ?? 0) + count);
     }
-    const { takeovers, grants, stales, setbacks, losses, outputs, events, simulatedMs } = outcome;
-    const counts = { takeovers, grants, stales, setbacks, losses, outputs, events, simulatedMs };
-    for (const [name, count] of Object.entries(counts)) {
-      this.#sums.set(name, this.sum(name) + count);
+    for (const [name, count] of Object.entries(outcome)) {
+      if (typeof count === "number") this.#sums.set(name, this.sum(name) + count);
     }
   }
 
@@ -50,6 +48,7 @@ export class Summary {
       `${(1000 * this.seeds / elapsedMs).toFixed(0)} seeds/s`,
       `${this.sum("outputs")} outputs seen, ${this.sum("takeovers")} takeovers, ` +
       `${this.sum("grants")} grants, ${this.sum("stales")} stale, ` +
+      `${this.sum("resumes")} seeds of what had changed, ` +
       `${this.sum("setbacks")} taken over from an unprotected state, ` +
       `${this.sum("losses")} lost while unprotected`,
       `faults: ${FAULT_KINDS.map((kind) => `${kind} ${this.faults(kind)}`).join(", ")}`,

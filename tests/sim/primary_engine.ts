@@ -139,7 +139,7 @@ export class PrimaryEngine implements CaptureUser {
 
   entered(moment: Moment): void {
     if (this.isDone) return;
-    this.mirror = new Mirror(moment);
+    this.mirror = new Mirror(moment, this.#world.newLineage());
     this.step({ type: "initial" });
   }
 
@@ -210,7 +210,7 @@ export class PrimaryEngine implements CaptureUser {
       case "commit-seed":
         return feed?.queue(() => feed.commit(effect.epoch));
       case "clear-missing":
-        return this.mirror!.missing.clear();
+        return this.mirror!.held(effect.epoch);
       case "hold-outputs":
         return this.packets?.begin(effect.epoch);
       case "release-outputs":

@@ -5,7 +5,7 @@
  */
 
 import type { PeerState } from "../../engine/failover/arbitration.ts";
-import type { Message } from "../../engine/link/mod.ts";
+import type { HeldEpoch, Message } from "../../engine/link/mod.ts";
 import { sleep, start, type Task } from "./actor.ts";
 import { Beats } from "./beats.ts";
 import { Feed } from "./feed.ts";
@@ -165,7 +165,7 @@ export class PrimaryLink implements LinkUser {
       case "replicaReady":
         if (this.#isBegun) return this.close();
         this.#isBegun = true;
-        return start(this.actor, this.#begin(this.#end!));
+        return start(this.actor, this.#begin(this.#end!, message.held));
       case "committed":
       case "loaded":
         this.#owedSinceMs = undefined;
@@ -174,7 +174,7 @@ export class PrimaryLink implements LinkUser {
   }
 
   /** The secondary waits to be seeded: do so as soon as there is something to seed from. */
-  *#begin(end: LinkEnd): Task<void> {
+  *#begin(end: LinkEnd, held: HeldEpoch | undefined): Task<void> {
     const engine = this.#engine;
     const { world } = this.#host;
     const isOver = () => engine.isDone || this.#end !== end;
@@ -183,6 +183,10 @@ export class PrimaryLink implements LinkUser {
       while (!isAlone()) {
         yield* sleep(this.actor, POLL_MS);
         if (isOver()) return;
+      }
+      if (held !== undefined && !engine.mirror!.canResume(held)) {
+        this.#isBegun = false;
+        return end.send("bulk", { type: "seedAnew" });
       }
       const packets = engine.packets ??= new SimPackets({
         world,
@@ -197,7 +201,8 @@ export class PrimaryLink implements LinkUser {
       const isOurs = engine.packets?.isGuardedFor(end) || world.rules.opensForOthers;
       return isOurs ? engine.packets?.runAlone() : undefined;
     }
-    this.feed = new Feed(this.actor, engine.mirror!, end);
+    this.feed = new Feed(this.actor, engine.mirror!, end, held !== undefined, world.rules);
+    if (held !== undefined) world.resumes++;
     engine.step({ type: "replica-ready" });
   }
 

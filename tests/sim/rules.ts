@@ -38,6 +38,8 @@ export interface Rules {
   readonly trustsSilence: boolean;
   /** A VM goes on when its engine is back, though its host may be about to be switched off. */
   readonly adoptsUnasked: boolean;
+  /** What was sent of a seed that broke off is not sent again to a secondary that lacks it. */
+  readonly forgetsSent: boolean;
 }
 
 export const SOUND: Rules = {
@@ -57,4 +59,5 @@ export const SOUND: Rules = {
   forgetsPause: false,
   trustsSilence: false,
   adoptsUnasked: false,
+  forgetsSent: false,
 };

@@ -133,6 +133,8 @@ export class SecondaryEngine implements Listener, LinkUser {
     switch (message.type) {
       case "seedBegin":
         return this.#step({ type: "seed-begin", seed: message });
+      case "seedAnew":
+        return this.#step({ type: "seed-anew" });
       case "pages":
         if (this.#host.world.rules.loadsPartial && this.machine.phase === "protecting") {
           this.side.poke(message.records);
@@ -188,7 +190,10 @@ export class SecondaryEngine implements Listener, LinkUser {
       case "stopped":
         return this.side.do(effect);
       case "tell-ready":
-        return this.link?.send("bulk", { type: "replicaReady" });
+        return this.link?.send("bulk", {
+          type: "replicaReady",
+          ...effect.held === undefined ? {} : { held: effect.held },
+        });
       case "tell-committed":
         return this.link?.send("bulk", { type: "committed", epoch: effect.epoch });
       case "tell-loaded":

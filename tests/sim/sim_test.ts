@@ -14,6 +14,10 @@ Deno.test("a protected VM outlives what goes wrong, 2000 seeds long, and nothing
   assertEquals(failures, []);
   for (const kind of FAULT_KINDS) assert(summary.faults(kind) > 100, `${kind} was hardly tried`);
   assert(summary.sum("takeovers") > 500, "hardly anybody has taken over");
+  assert(
+    summary.sum("resumes") > 200,
+    "hardly ever was a standby that came back brought up to date",
+  );
   assert(summary.sum("stales") > 100, "hardly ever did two want the VM");
 });
 

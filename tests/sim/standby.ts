@@ -129,6 +129,7 @@ export class LiveSide implements Side {
 
 /** A checkpoint in files. */
 interface Image {
+  readonly lineage: string;
   readonly epoch: number;
   readonly pages: number[];
   readonly deviceState: Uint8Array;
@@ -143,6 +144,7 @@ export class ImageFiles {
 export class ImageSide implements Side {
   qemu: Qemu | undefined;
   #arriving: number[] = [];
+  #seedLineage = "";
   #isSeeding = false;
   #lastMs = 0;
   #standing = 0;
@@ -153,8 +155,8 @@ export class ImageSide implements Side {
     this.actor.after(5, () => {
       const held = this.host.files.held;
       if (held !== undefined) {
-        this.events.answered({ type: "recovered", epoch: held.epoch });
-        this.#standBy(() => {});
+        this.events.answered({ type: "recovered", held });
+        this.#standBy();
       }
       this.events.ready();
     });
@@ -175,6 +177,7 @@ export class ImageSide implements Side {
     switch (command.type) {
       case "seed-begin":
         this.#isSeeding = true;
+        this.#seedLineage = command.lineage;
         this.#arriving = new Array<number>(PAGES).fill(0);
         // A QEMU that stands by for another image is of no use.
         return this.#dismiss();
@@ -190,7 +193,7 @@ export class ImageSide implements Side {
       case "seed-drop":
         this.#isSeeding = false;
         this.#arriving = [];
-        if (this.host.files.held !== undefined) this.#standBy(() => {});
+        if (this.host.files.held !== undefined) this.#standBy();
         return;
       case "drop":
         this.#arriving = [];
@@ -204,12 +207,11 @@ export class ImageSide implements Side {
   #commit({ type, epoch, deviceState }: Extract<ImageCommand, { readonly epoch: number }>): void {
     const { files } = this.host;
     const pages = this.#arriving.length > 0 ? this.#arriving : [...files.held?.pages ?? []];
-    files.held = { epoch, pages, deviceState };
+    const lineage = type === "seed-commit" ? this.#seedLineage : files.held!.lineage;
+    files.held = { lineage, epoch, pages, deviceState };
     this.#arriving = [];
     this.#isSeeding = false;
-    if (type === "seed-commit") {
-      this.#standBy(() => this.events.answered({ type: "standby-ready" }));
-    }
+    if (type === "seed-commit") this.#standBy();
     this.events.held(epoch, deviceState);
     this.events.answered({ type: "stored", epoch });
     this.events.answered({ type: "applied", epoch });
@@ -222,7 +224,7 @@ export class ImageSide implements Side {
   }
 
   /** A QEMU for the image that is held now takes the place of the one before. */
-  #standBy(ready: () => void): void {
+  #standBy(): void {
     this.#dismiss();
     const standing = this.#standing;
     this.actor.after(this.host.world.sim.random.between(...START_MS), () => {
@@ -233,9 +235,9 @@ export class ImageSide implements Side {
         this.actor.run(() => {
           if (this.qemu !== qemu) return;
           if (qemu.runsVm) this.events.lost("QEMU ended");
-          else this.#standBy(this.#taking ?? (() => {}));
+          else this.#standBy();
         });
-      ready();
+      this.events.answered({ type: "standby-ready" });
       this.#taking?.();
     });
   }

@@ -38,6 +38,7 @@ export interface Outcome {
   readonly setbacks: number;
   readonly losses: number;
   readonly outputs: number;
+  readonly resumes: number;
   readonly events: number;
   readonly simulatedMs: number;
 }
@@ -73,6 +74,9 @@ export class World {
   readonly #noise: number;
   readonly #script: ((world: World) => void) | undefined;
   readonly #atEnd: (() => void)[] = [];
+  /** Seeds of what had changed. */
+  resumes = 0;
+  #lineages = 0;
   #lostLooks = 0;
   #wellSinceMs: number | undefined;
 
@@ -114,6 +118,11 @@ export class World {
       // Among many millions some have the hash of another.
       if (moment.before === before) return moment;
     }
+  }
+
+  /** Of a mirror: no other's. */
+  newLineage(): string {
+    return String(++this.#lineages);
   }
 
   /** There is one of each. */
@@ -237,6 +246,7 @@ export function simulate(seed: number, options: SimulateOptions = {}): Outcome {
     setbacks: checkers.setbacks,
     losses: checkers.losses,
     outputs: checkers.heard,
+    resumes: world.resumes,
     events: sim.events,
     simulatedMs: sim.nowMs,
   };
