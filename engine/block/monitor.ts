@@ -65,8 +65,9 @@ export async function execute<Name extends QmpCommandName>(
   monitor: BlockMonitor,
   name: Name,
   args: QmpArguments<Name>,
+  options?: QmpWaitOptions,
 ): Promise<QmpReturns<Name>> {
-  return await monitor.executeRaw(name, args) as QmpReturns<Name>;
+  return await monitor.executeRaw(name, args, options) as QmpReturns<Name>;
 }
 
 /** Block nodes by their names. */

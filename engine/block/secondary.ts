@@ -157,10 +157,13 @@ export async function stopExports(
   monitor: BlockMonitor,
   disks: readonly Pick<GuestDisk, "node">[],
 ): Promise<void> {
+  // A QEMU that is about to take over is not given up because it is slow.
+  const patiently = { timeoutMs: Infinity };
   for (const disk of disks) {
-    await execute(monitor, "block-export-del", { id: diskNames(disk).export, mode: "hard" });
+    const id = diskNames(disk).export;
+    await execute(monitor, "block-export-del", { id, mode: "hard" }, patiently);
   }
-  await execute(monitor, "nbd-server-stop", {});
+  await execute(monitor, "nbd-server-stop", {}, patiently);
 }
 
 async function addNodes(monitor: BlockMonitor, nodes: readonly BlockdevOptions[]): Promise<void> {

@@ -76,7 +76,9 @@ export class ImageSide implements ReplicaSide {
       (error) => {
         this.#recovered.reject(error);
         this.#taken.reject(error);
-        options.events.failed(error);
+        // The guest is in QEMU by then, and nothing of it is read from the image any more.
+        if (this.#running) this.#notice(messageOf(error));
+        else options.events.failed(error);
       },
     );
     this.#recovered.promise.catch(() => {});
@@ -177,7 +179,7 @@ export class ImageSide implements ReplicaSide {
     const { deviceState, epoch } = await this.#taken.promise;
     this.#running = true;
     this.loaded(epoch);
-    const atMs = await standby.run(deviceState);
+    const atMs = await standby.run(deviceState, () => this.#options.events.late());
     this.#image.tell({ type: "taken" });
     await standby.release().catch((error) => this.#notice(messageOf(error)));
     return atMs;

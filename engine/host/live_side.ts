@@ -19,6 +19,7 @@ import { overlayDirectory, SecondaryDisks } from "./secondary_disks.ts";
 import { SecondaryPackets } from "./secondary_packets.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { startVm, type Vm } from "./start_vm.ts";
+import { untilItRuns } from "./vm_end.ts";
 
 /** Between two attempts to start the QEMU. */
 const RESTART_MS = 500;
@@ -149,7 +150,9 @@ export class LiveSide implements ReplicaSide {
     this.#port = undefined;
     try {
       await this.#disks?.release();
-      return await takeOver(this.#vm!.qmp, () => this.#resumedMs);
+      const vm = this.#vm!;
+      const running = takeOver(vm.qmp, () => this.#resumedMs);
+      return await untilItRuns(vm, running, () => this.#options.events.late());
     } finally {
       port?.close();
     }

@@ -21,6 +21,8 @@ export interface SideEvents {
   lost(reason: string, orderly: boolean): void;
   /** More is held than should be: have it loaded. */
   full(): void;
+  /** A takeover takes long; it is waited for. */
+  late(): void;
   /** It is of no further use. */
   failed(error: unknown): void;
 }
@@ -76,7 +78,12 @@ export interface ReplicaSide {
   restart(): void;
   /** The peer's fault or QEMU's: end it, so that another is started. */
   kill(): void;
-  /** Let the VM run on its own; returns when QEMU resumed it, in milliseconds since the epoch. */
+  /**
+   * Let the VM run on its own, however long that takes; returns when QEMU resumed it, in milliseconds
+   * since the epoch.
+   *
+   * @throws when the QEMU has ended, or could not be given what it needs
+   */
   takeOver(): Promise<number>;
   /** The VM has taken over, and the network finds it here: it speaks to the world from now on. */
   release(): Promise<void>;

@@ -191,7 +191,9 @@ export class SecondaryHost {
         answered: (answer) => this.#guard(() => this.#step(answer)),
         lost: (reason, orderly) => this.#lost(reason, orderly),
         full: () => this.#step({ type: "load-held" }),
-        failed: (error) => this.#fail(error),
+        late: () =>
+          this.#notice("the takeover takes long: QEMU is not running yet, and waited for"),
+        failed: (error) => this.#giveUp(error),
       },
     };
     return config.replication.mode === "colo" ? new LiveSide(options) : new ImageSide(options);
@@ -366,7 +368,7 @@ export class SecondaryHost {
         this.#claim(effect.evidence).catch((error) => this.#fail(error));
         return;
       case "take-over":
-        this.#takeOver(effect.reason).catch((error) => this.#fail(error));
+        this.#takeOver(effect.reason).catch((error) => this.#giveUp(error));
         return;
       case "restart-qemu":
         return this.#side?.restart();
@@ -467,7 +469,14 @@ export class SecondaryHost {
     this.#options.report({ event: "notice", atMs: Date.now(), text });
   }
 
+  /** Something went wrong that is no fault of the guest's copy. */
   #fail(error: unknown): void {
+    // What is about to run is the only copy.
+    if (this.#machine.phase === "taking-over") return this.#notice(messageOf(error));
+    this.#giveUp(error);
+  }
+
+  #giveUp(error: unknown): void {
     if (this.#over) return;
     // The world sees the VM: nothing but its own end is worth ending it.
     if (this.#machine.phase === "promoted") return this.#notice(messageOf(error));

@@ -19,6 +19,7 @@ import { beginIncoming, endIncoming } from "./colo_qemu.ts";
 import { ReplicaPort } from "./replica_port.ts";
 import type { Reporter } from "./report.ts";
 import { type RunNotebook, startVm, type Vm } from "./start_vm.ts";
+import { untilItRuns } from "./vm_end.ts";
 
 /** What it stands by for. */
 export interface StandbyOptions {
@@ -36,9 +37,6 @@ export interface StandbyOptions {
   /** In the order of the primary. */
   readonly blocks: readonly RamBlock[];
 }
-
-/** The last bytes take milliseconds; a machine that is out of memory may need longer. */
-const RESUME_MS = 10_000;
 
 /** One QEMU that stands by. */
 export class StandbyQemu {
@@ -99,15 +97,16 @@ export class StandbyQemu {
   }
 
   /**
-   * Let it run.
+   * Let it run, however long that takes.
    *
+   * @param late Called when it takes long
    * @returns When it did, in milliseconds since the epoch
-   * @throws {QemuError} when it ends instead, or does not run in time
+   * @throws {QemuError} when it ends instead
    */
-  async run(deviceState: Uint8Array): Promise<number> {
-    const resumed = this.qmp.waitFor("RESUME", () => true, { timeoutMs: RESUME_MS });
+  async run(deviceState: Uint8Array, late: () => void): Promise<number> {
+    const resumed = this.qmp.waitFor("RESUME", () => true, { timeoutMs: Infinity });
     this.#write([standbyEnd(deviceState)]);
-    const event = await this.#vm.process.whileAlive(resumed).catch((error) => {
+    const event = await untilItRuns(this.#vm, resumed, late).catch((error) => {
       throw new QemuError(`Cannot take over: the standby QEMU does not run: ${messageOf(error)}`);
     });
     return eventTimeMs(event);

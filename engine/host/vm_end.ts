@@ -16,6 +16,9 @@ const EXIT_NOTICE_MS = 200;
 /** And one whose monitor is gone as well is dying; a large one takes its time. */
 const EXIT_MS = 10_000;
 
+/** A takeover takes milliseconds; a machine that is out of memory may need longer. */
+const RUNS_LATE_MS = 5000;
+
 /**
  * Look whether a VM has been killed, until it has ended.
  *
@@ -47,6 +50,31 @@ export function isDying({ process }: Vm): boolean {
 /** Wait for as long as it may take until the exit of a QEMU is known whose stream has broken. */
 export async function exitNoticed({ process, qmp }: Vm): Promise<void> {
   if (await within(EXIT_NOTICE_MS, qmp.closed)) await within(EXIT_MS, process.exited);
+}
+
+/**
+ * Wait until a VM runs that has taken over, however long that takes: it is the only one that the guest
+ * has, and one that is slow may run yet.
+ *
+ * @param running Rejected when its monitor breaks, which is no end of the guest
+ * @param late Called when it takes long
+ * @throws what `running` is rejected with, once the QEMU has ended
+ */
+export async function untilItRuns<T>(
+  { process }: Pick<Vm, "process">,
+  running: Promise<T>,
+  late: () => void,
+  lateMs = RUNS_LATE_MS,
+): Promise<T> {
+  const timer = setTimeout(late, lateMs);
+  try {
+    return await running;
+  } catch (error) {
+    await process.exited;
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** Whether something comes to its end in time; it is never rejected. */

@@ -8,6 +8,7 @@
  * - `standby`: no fault; an incoming stream is a plain migration, and the VM runs when it ends
  * - `end`: the VM is shut down as soon as its tenth checkpoint has been written
  * - `disk`: a replica of its disk fails from the tenth checkpoint on, from the twentieth the disk itself
+ * - `slow`: a secondary takes its time until it runs on its own
  * - `large`: the guest writes nearly all of its memory between two checkpoints
  *
  * SIGUSR1 ends a primary as a large one ends that was killed: its streams break at once, and it takes a
@@ -26,6 +27,7 @@ import { checkpointStream, device, initialStream, type SamplePage } from "../str
 
 const fault = Deno.env.get("FAKE_QEMU") ?? "";
 const requestAfterMs = 10;
+const slowMs = 6000;
 
 interface Command {
   readonly execute: string;
@@ -92,10 +94,8 @@ class FakeQemu {
       case "human-monitor-command":
         return "";
       case "x-colo-lost-heartbeat":
-        this.#colo = "none";
-        this.#migration = "completed";
-        this.event("RESUME");
-        this.#stream?.close();
+        if (fault === "slow") setTimeout(() => this.#leaveColo(), slowMs);
+        else this.#leaveColo();
         return {};
       case "quit":
         this.event("SHUTDOWN", { guest: false, reason: "host-qmp-quit" });
@@ -104,6 +104,13 @@ class FakeQemu {
       default:
         return {};
     }
+  }
+
+  #leaveColo(): void {
+    this.#colo = "none";
+    this.#migration = "completed";
+    this.event("RESUME");
+    this.#stream?.close();
   }
 
   breakOff(): void {

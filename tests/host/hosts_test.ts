@@ -71,8 +71,8 @@ class Rig {
     return host;
   }
 
-  startSecondary(): SecondaryHost {
-    const { side, options } = this.#side("");
+  startSecondary(fault = ""): SecondaryHost {
+    const { side, options } = this.#side(fault);
     const host = new SecondaryHost({ ...options, heldBytesMax: HELD_BYTES_MAX });
     const ended = host.run();
     ended.catch(() => {});
@@ -158,9 +158,9 @@ function qemuPid(side: Side<unknown> | undefined): number {
   return started.pid;
 }
 
-async function protectedRig(periodMs?: number, fault = ""): Promise<Rig> {
+async function protectedRig(periodMs?: number, fault = "", secondaryFault = ""): Promise<Rig> {
   const rig = new Rig(periodMs);
-  rig.startSecondary();
+  rig.startSecondary(secondaryFault);
   rig.startPrimary(fault);
   await reported(rig.primary, "primary", phase("protected"));
   return rig;
@@ -189,6 +189,17 @@ Deno.test("SecondaryHost takes over from a primary QEMU whose end is known late"
   const running = await reported(rig.secondary, "running");
   assert(running.reason.includes("exit code 1"), running.reason);
   assertEquals(await rig.primary!.ended, "qemu-lost");
+});
+
+Deno.test("SecondaryHost waits for a takeover that takes long, and says so", async () => {
+  await using rig = await protectedRig(50, "", "slow");
+  Deno.kill(qemuPid(rig.primary), "SIGKILL");
+  const isRunning = () => rig.secondary!.reports.find(({ event }) => event === "running");
+  await until("it runs", isRunning, 10_000);
+  const notices = rig.secondary!.reports.flatMap((report) =>
+    report.event === "notice" && report.text.includes("takes long") ? [report.text] : []
+  );
+  assertEquals(notices.length, 1);
 });
 
 Deno.test("SecondaryHost replaces a QEMU that breaks its stream and lives on", async () => {
