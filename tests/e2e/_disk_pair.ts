@@ -9,6 +9,8 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { DISK_PORT, DiskClient, makeDisk, prepareDiskGuest } from "../../bench/rig/disk_guest.ts";
 import { EngineProcess } from "../../cli/demo/engine_process.ts";
 import { freePort } from "../../cli/demo/session.ts";
+import { parseVmConfig } from "../../engine/config/mod.ts";
+import { DiskCopyName } from "../../engine/host/disk_copy.ts";
 import type { DemoGuest } from "../../engine/vm/mod.ts";
 import { processesOf, sleep, until } from "./_pair.ts";
 
@@ -47,10 +49,14 @@ export class DiskHost {
     return `${this.directory}/${this.name}-${disk}.${this.format}`;
   }
 
+  get tomlPath(): string {
+    return `${this.directory}/${this.name}.toml`;
+  }
+
   start(command: "run" | "standby"): void {
     const log = `${this.directory}/${this.name}-${command}-${Date.now()}.log`;
     this.engine = new EngineProcess(
-      [command, `${this.directory}/${this.name}.toml`],
+      [command, this.tomlPath],
       () => {},
       log,
     );
@@ -151,7 +157,7 @@ export class DiskPair implements AsyncDisposable {
       "[control]",
       `socket = "${host.name}.sock"`,
     ];
-    await Deno.writeTextFile(`${this.directory}/${host.name}.toml`, lines.join("\n"));
+    await Deno.writeTextFile(host.tomlPath, lines.join("\n"));
   }
 
   /** What both hosts' images hold must be the same as soon as nothing is under way. */
@@ -170,6 +176,10 @@ export class DiskPair implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([this.a, this.b].map(({ engine }) => engine?.stop()));
+    for (const { tomlPath } of [this.a, this.b]) {
+      // It would be found by the next standby.
+      new DiskCopyName(parseVmConfig(Deno.readTextFileSync(tomlPath), tomlPath)).store("");
+    }
     const left = processesOf(this.directory);
     await Deno.remove(this.directory, { recursive: true });
     assertEquals(left, []);
