@@ -41,7 +41,7 @@ export async function askEngine(
 ): Promise<unknown> {
   const client = await QmpClient.connect(socket).catch((error) => {
     throw new UnreachableError(
-      `Cannot reach the VM at ${socket}: ${messageOf(error)}; does \`colo run\` run?`,
+      `Cannot reach the VM at ${socket}: ${messageOf(error)}; does its engine run?`,
     );
   });
   try {

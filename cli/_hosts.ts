@@ -4,6 +4,7 @@ import type { VmConfig } from "../engine/config/mod.ts";
 import {
   createArbiter,
   PrimaryHost,
+  type PrimaryHostOptions,
   type RunDirectory,
   SecondaryHost,
 } from "../engine/host/mod.ts";
@@ -22,7 +23,10 @@ export interface HostContext {
 }
 
 /** Run the VM, or look after one that runs here. @returns The exit code */
-export async function runPrimary(context: HostContext, recordPath?: string): Promise<number> {
+export async function runPrimary(
+  context: HostContext,
+  options: Pick<PrimaryHostOptions, "recordPath" | "isOrdered"> = {},
+): Promise<number> {
   const { config, run, signal } = context;
   const host = new PrimaryHost({
     config,
@@ -31,7 +35,7 @@ export async function runPrimary(context: HostContext, recordPath?: string): Pro
     run,
     arbiter: createArbiter(config),
     report: lineReporter(context.json),
-    recordPath,
+    ...options,
   });
   signal.addEventListener("abort", () => host.stop("the operator ended it"));
   return exitCode(signal, await host.run());

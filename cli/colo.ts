@@ -23,6 +23,7 @@ import { restoreCommand } from "./restore.ts";
 import { runCommand } from "./run.ts";
 import { standbyCommand } from "./standby.ts";
 import { statusCommand } from "./status.ts";
+import { takeOverCommand } from "./take_over.ts";
 
 /** The whole command line, as a value: parsing it starts nothing. */
 export function coloCommand() {
@@ -36,6 +37,7 @@ export function coloCommand() {
     .addCommand(statusCommand())
     .addCommand(bypassCommand())
     .addCommand(reprotectCommand())
+    .addCommand(takeOverCommand())
     .addCommand(checkpointCommand())
     .addCommand(restoreCommand())
     .addCommand(exportCommand())

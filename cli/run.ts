@@ -13,11 +13,15 @@ export function runCommand() {
     )
     .argument("<config>", "vm.toml of this host")
     .option("--qemu <path>", "QEMU to use (default: COLO_QEMU, the system's, or a private one)")
+    .option(
+      "--alone",
+      "run it though the other host does not answer: you know that it is not there",
+    )
     .option("--or-stand-by", "stand by for the VM where another host runs it by now")
     .option("--json", "print every event as one JSON object a line")
     .option("--record <file>", "write all that the primary QEMU sends to a file for `colo inspect`")
     .action(async (path, options) => {
-      const { qemu: qemuPath, json = false, orStandBy = false, record } = options;
+      const { qemu: qemuPath, json = false, orStandBy = false, alone, record } = options;
       const config = await loadVmConfig(path);
       // With etcd it finds whoever stands by.
       if (config.failover.arbiter === "manual") requirePeer(config);
@@ -26,7 +30,7 @@ export function runCommand() {
         inRunDirectory(config, async (run) => {
           const context = { config, run, signal, qemuPath, json };
           try {
-            return await runPrimary(context, record);
+            return await runPrimary(context, { recordPath: record, isOrdered: alone });
           } catch (error) {
             if (!orStandBy || !(error instanceof NotOursError)) throw error;
             progress("another host runs the VM: standing by for it");

@@ -1,28 +1,37 @@
 /** `colo status`: how a running VM is protected. */
 
 import { Command } from "@commander-js/extra-typings";
-import type { StatusOverControl } from "../engine/host/mod.ts";
+import { standbyControlPath } from "../engine/control/mod.ts";
+import type { StandbyOverControl, StatusOverControl } from "../engine/host/mod.ts";
 import { formatBytes } from "../engine/host/mod.ts";
-import { askEngine, findSocket } from "./_control.ts";
+import { askEngine, findSocket, UnreachableError } from "./_control.ts";
 
 export function statusCommand() {
   return new Command("status")
-    .description("say whether the VM that `colo run` runs is protected, and what that has cost")
+    .description("say whether a VM is protected and what that has cost, or how far its standby is")
     .option("--config <file>", "vm.toml of the running VM")
     .option("--socket <path>", "its control socket, where it is not the one of the config")
     .option("--json", "print one JSON object")
     .action(async (options) => {
-      const status = await askEngine(
-        await findSocket(options),
-        "query-colo-status",
-      ) as StatusOverControl;
+      const socket = await findSocket(options);
+      const status = await ask(socket).catch((error) => {
+        if (!(error instanceof UnreachableError)) throw error;
+        return ask(standbyControlPath(socket)).catch(() => Promise.reject(error));
+      });
       if (options.json) return console.log(JSON.stringify(status));
       for (const line of formatStatus(status)) console.log(line);
     });
 }
 
+async function ask(socket: string): Promise<StatusOverControl | StandbyOverControl> {
+  return await askEngine(socket, "query-colo-status") as StatusOverControl | StandbyOverControl;
+}
+
 /** Lines for a person. */
-export function formatStatus(status: StatusOverControl): string[] {
+export function formatStatus(status: StatusOverControl | StandbyOverControl): string[] {
+  if (status.mode === "secondary") {
+    return [`standby      ${status.vm}: ${status.phase}, checkpoint ${status.epoch}`];
+  }
   const { statistics: counted, network } = status;
   const ms = (value: number) => `${value.toFixed(1)} ms`;
   const mean = counted.checkpoints === 0 ? 0 : counted["downtime-total"] / counted.checkpoints;

@@ -31,6 +31,8 @@ export interface FenceSection {
   readonly plug: string;
   /** Further lines `key=value`. */
   readonly options: Readonly<Record<string, string>>;
+  /** How long a standby lets the primary have it switched off first; longer than the command takes. */
+  readonly delayMs: number;
 }
 
 export const FAILOVER_KEYS = [
@@ -42,9 +44,10 @@ export const FAILOVER_KEYS = [
   "fence",
   "fencePlug",
   "fenceOptions",
+  "fenceDelay",
 ] as const;
 
-const DEFAULTS = { leaseMs: 5000, heartbeatMs: 100, timeoutMs: 500 } as const;
+const DEFAULTS = { leaseMs: 5000, heartbeatMs: 100, timeoutMs: 500, fenceDelayMs: 5000 } as const;
 
 /** Beats that may be late or lost before their silence counts. */
 const TIMEOUT_BEATS_MIN = 4;
@@ -89,9 +92,11 @@ function readFence(table: Table<typeof FAILOVER_KEYS[number]>): FenceSection | u
   const command = table.texts("fence");
   const plug = table.text("fencePlug");
   const lines = table.texts("fenceOptions");
+  const delayMs = table.integer("fenceDelay", 0, 600_000);
   if (command.length === 0) {
     if (plug !== undefined) table.fail("fencePlug", "needs failover.fence as well");
     if (lines.length > 0) table.fail("fenceOptions", "needs failover.fence as well");
+    if (delayMs !== undefined) table.fail("fenceDelay", "needs failover.fence as well");
     return undefined;
   }
   const options = lines.map((line): [string, string] => {
@@ -103,6 +108,7 @@ function readFence(table: Table<typeof FAILOVER_KEYS[number]>): FenceSection | u
     command,
     plug: table.required("fencePlug", plug, ": what the fence device calls the other host"),
     options: Object.fromEntries(options),
+    delayMs: delayMs ?? DEFAULTS.fenceDelayMs,
   };
 }
 
@@ -123,6 +129,7 @@ export function formatFailover(section: FailoverSection): object | undefined {
       fence: fence.command,
       fencePlug: fence.plug,
       fenceOptions: Object.entries(fence.options).map(([key, value]) => `${key}=${value}`),
+      fenceDelay: fence.delayMs,
     }),
   };
 }

@@ -56,7 +56,7 @@
  * lease = 5000                   # ms that a host may run the VM alone without etcd
  * heartbeat = 100                # ms between two
  * timeout = 500                  # ms of silence that are a loss
- * fence = ["fence_ipmilan"]      # switches the other host off before its VM is taken over; fencePlug and fenceOptions
+ * fence = ["fence_ipmilan"]      # switches the other host off before its VM is taken over; fencePlug, fenceOptions, fenceDelay
  * fencePlug = "host-a"           # = what the device calls it, and further lines for the agent
  * fenceOptions = ["ip=10.0.9.2", "username=admin", "password=secret"]
  *

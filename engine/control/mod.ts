@@ -4,7 +4,7 @@
  * @module
  */
 
-export { defaultControlPath, runtimeDirectory } from "./path.ts";
+export { defaultControlPath, runtimeDirectory, standbyControlPath } from "./path.ts";
 export { ControlServer } from "./server.ts";
 export {
   type ArgumentType,

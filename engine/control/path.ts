@@ -15,6 +15,11 @@ export function defaultControlPath(vmName: string): string {
   return `${runtimeDirectory()}/${vmName}.sock`;
 }
 
+/** The path of the control socket of a VM's standby, which may be on the same host. */
+export function standbyControlPath(controlPath: string): string {
+  return `${controlPath.replace(/\.sock$/, "")}-standby.sock`;
+}
+
 /**
  * Where this user's engines have what lives as long as the machine runs: `$XDG_RUNTIME_DIR/colo`, else
  * `/tmp/colo-UID`. It may not exist yet.

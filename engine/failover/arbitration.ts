@@ -65,22 +65,31 @@ export type ArbitrationEvent =
    * It wants to begin to run the VM, as a new generation.
    *
    * @param wasRunning It runs already, left by an engine before: whoever had it since is not waited for
+   * @param isOrdered The operator is certain that it runs nowhere else
    */
-  | { readonly type: "begin"; readonly wasRunning: boolean }
+  | { readonly type: "begin"; readonly wasRunning: boolean; readonly isOrdered?: boolean }
   | { readonly type: "peer"; readonly peer: PeerState }
   /** The other side runs the VM, in this generation: from now on this side has a share in it. */
   | { readonly type: "share"; readonly owner: Ownership }
-  /** It wants to run the VM alone. */
+  /**
+   * It wants to run the VM alone.
+   *
+   * @param yieldsMs How long it lets the other side go first, should that be having this host switched
+   *   off: of two that live and cannot hear each other one must live on
+   */
   | {
     readonly type: "claim";
     readonly evidence: LossEvidence;
     readonly standing: Claim["standing"];
+    readonly yieldsMs?: number;
   }
   /** What was claimed is gone: the claim is not made again. */
   | { readonly type: "withdraw" }
   | { readonly type: "answer"; readonly answer: ArbiterAnswer }
   /** The other host is off. */
   | { readonly type: "switched-off" }
+  /** The other side is heard again, as one that does not run the VM. */
+  | { readonly type: "peer-back" }
   | { readonly type: "tick" }
   /** The VM does not run any more, or nobody looks after it from here. */
   | { readonly type: "close" };
@@ -130,6 +139,7 @@ const MARGIN_SHARE = 1 / 5;
 /** A generation that is about to be begun. */
 interface Beginning {
   readonly wasRunning: boolean;
+  readonly isOrdered: boolean;
   /** The one that is there. */
   readonly generation: number;
   /** The other host is to be off first. */
@@ -148,6 +158,8 @@ interface OpenClaim {
   readonly claim: Claim;
   /** The other host is to be off first. */
   readonly awaitsFence: boolean;
+  /** When the fence command is to be given. */
+  readonly fenceAtMs: number;
   /** Nothing of it is under way until then. */
   readonly retryAtMs: number;
   /** What stood in its way last. */
@@ -171,6 +183,8 @@ export class ArbitrationMachine {
   #isWithdrawn = false;
   /** When to prepare again for a claim that may come. */
   #prepareAtMs = Infinity;
+  /** A claim was granted that the other side has lost, and its host is being switched off. */
+  #endsLoser = false;
   #isOver = false;
   /** Calls that are yet to be answered; the first one has been made. */
   #calls: PendingCall[] = [];
@@ -187,6 +201,12 @@ export class ArbitrationMachine {
   /** A claim is being made: nothing else is to be agreed on meanwhile. */
   get isClaiming(): boolean {
     return this.#open !== undefined;
+  }
+
+  /** Whether it is still of use that the other host is switched off. */
+  get wantsFence(): boolean {
+    return this.#endsLoser || this.#open?.awaitsFence === true ||
+      this.#begins?.awaitsFence === true;
   }
 
   /** Whether the VM may say anything, as far as the lease goes. */
@@ -218,6 +238,7 @@ export class ArbitrationMachine {
       case "begin":
         this.#begins = {
           wasRunning: event.wasRunning,
+          isOrdered: event.isOrdered ?? false,
           generation: 0,
           awaitsFence: false,
           retryAtMs: Infinity,
@@ -228,15 +249,19 @@ export class ArbitrationMachine {
         return this.#peerSaid(event.peer, nowMs);
       case "share":
         this.#generation = event.owner.generation;
+        this.#endsLoser = false;
         return this.#ask("learn", { type: "learn", owner: event.owner });
       case "claim":
-        return this.#claim(event.evidence, event.standing);
+        return this.#claim(event.evidence, event.standing, nowMs + (event.yieldsMs ?? 0));
       case "withdraw":
         this.#isWithdrawn = true;
         // One that has been made may have been granted.
         return this.#isAsked("look-up", "claim") ? [] : this.#undecided(GONE);
       case "switched-off":
         return this.#switchedOff();
+      case "peer-back":
+        this.#endsLoser = false;
+        return [];
       case "answer": {
         const pending = this.#calls.shift();
         if (pending === undefined) throw new StateError("Cannot take an answer", "idle", "asking");
@@ -258,15 +283,25 @@ export class ArbitrationMachine {
     return this.#calls.some(({ purpose }) => purposes.includes(purpose));
   }
 
-  #claim(evidence: LossEvidence, standing: Claim["standing"]): ArbitrationEffect[] {
+  #claim(
+    evidence: LossEvidence,
+    standing: Claim["standing"],
+    fenceAtMs: number,
+  ): ArbitrationEffect[] {
     const { holder, hasFence, hasThirdParty } = this.#rules;
     const claim = { generation: this.#generation, holder, standing, evidence };
     if (this.#open !== undefined) throw new StateError("Cannot claim", "claiming", "not claiming");
     this.#isWithdrawn = false;
     // Both sides do so, or one would go on while it is being switched off.
     const awaitsFence = evidence === "silent" && hasFence && !hasThirdParty;
-    this.#open = { claim, awaitsFence, retryAtMs: Infinity, obstacle: "" };
-    return awaitsFence ? [{ type: "switch-off" }] : this.#firstAttempt();
+    this.#open = {
+      claim,
+      awaitsFence,
+      fenceAtMs: awaitsFence ? fenceAtMs : Infinity,
+      retryAtMs: Infinity,
+      obstacle: "",
+    };
+    return awaitsFence ? [] : this.#firstAttempt();
   }
 
   #firstAttempt(): ArbitrationEffect[] {
@@ -280,6 +315,7 @@ export class ArbitrationMachine {
   }
 
   #switchedOff(): ArbitrationEffect[] {
+    this.#endsLoser = false;
     if (this.#begins?.awaitsFence) return this.#claimToBegin();
     const open = this.#open;
     // For the loser of a claim that was granted nobody waits.
@@ -356,12 +392,11 @@ export class ArbitrationMachine {
   }
 
   /**
-   * Nobody else says whether the other side may be having this host switched off, to go on with the VM
-   * itself. What the VM says here meanwhile would not be known there.
+   * The other side may be running the VM or be about to, and nobody but itself can say so. What the VM
+   * says here meanwhile would not be known there.
    */
   get #isContested(): boolean {
-    const { hasFence, hasThirdParty } = this.#rules;
-    return this.#begins!.generation > 0 && hasFence && !hasThirdParty;
+    return this.#begins!.generation > 0 && !this.#rules.hasThirdParty;
   }
 
   #peerSaid(peer: PeerState, nowMs: number): ArbitrationEffect[] {
@@ -370,8 +405,17 @@ export class ArbitrationMachine {
     if (peer.type === "runs") return this.#refused(peer.reason, true);
     if (peer.type === "idle" || !this.#isContested) return this.#claimToBegin();
     if (peer.type === "silent") {
-      this.#begins = { ...begins, awaitsFence: true };
-      return [{ type: "switch-off" }];
+      if (this.#rules.hasFence) {
+        this.#begins = { ...begins, awaitsFence: true };
+        return [{ type: "switch-off" }];
+      }
+      // Without a fence nobody takes over on silence, so a VM that runs may go on.
+      if (begins.wasRunning || begins.isOrdered) return this.#claimToBegin();
+      return this.#refused(
+        "the other host does not answer, and may be running it; start the standby there first, or " +
+          "see that it does not run there and use --alone",
+        false,
+      );
     }
     const obstacle = peer.reason;
     this.#begins = { ...begins, retryAtMs: nowMs + RETRY_MS, obstacle };
@@ -397,10 +441,10 @@ export class ArbitrationMachine {
         this.#open = undefined;
         const effects = this.#granted(answer, nowMs);
         // It has lost already, and nothing has to wait until it is off as well.
-        const isToEnd = open.claim.evidence === "silent" && hasFence;
+        this.#endsLoser = open.claim.evidence === "silent" && hasFence;
         return [
           ...effects,
-          ...(isToEnd ? [{ type: "switch-off" } as const] : []),
+          ...(this.#endsLoser ? [{ type: "switch-off" } as const] : []),
           { type: "decided", verdict: { type: "granted" } },
         ];
       }
@@ -480,6 +524,10 @@ export class ArbitrationMachine {
       this.#open = { ...open, retryAtMs: Infinity };
       effects.push(...this.#attempt());
     }
+    if (open !== undefined && nowMs >= open.fenceAtMs) {
+      this.#open = { ...open, fenceAtMs: Infinity };
+      effects.push({ type: "switch-off" });
+    }
     const begins = this.#begins;
     if (begins !== undefined && nowMs >= begins.retryAtMs) {
       this.#begins = { ...begins, retryAtMs: Infinity };
@@ -489,6 +537,7 @@ export class ArbitrationMachine {
     effects.push(...this.#keepLease(nowMs));
     const wakeAtMs = Math.min(
       this.#open?.retryAtMs ?? Infinity,
+      this.#open?.fenceAtMs ?? Infinity,
       this.#begins?.retryAtMs ?? Infinity,
       this.#prepareAtMs,
       this.#lease?.wakeAtMs ?? Infinity,

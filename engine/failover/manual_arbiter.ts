@@ -140,6 +140,6 @@ function reasonToAsk({ standing }: Claim): string {
   const why = standing === "outside"
     ? "this host has no share in what ran last"
     : "the other host is silent, which looks the same whether it is down or only cannot be heard";
-  return `${why}, and there is no arbiter to ask; see that the VM does not run there, then order the ` +
-    "takeover, or configure a fence command or etcd";
+  return `${why}, and there is no arbiter to ask; see that the VM does not run there, then use ` +
+    "`colo take-over`, or configure a fence command or etcd";
 }

@@ -145,6 +145,7 @@ export class Arbitration {
    *
    * @param wasRunning It runs already, left by an engine before: whoever had it since is not waited for
    * @param askPeer Asks the other host; never throws
+   * @param isOrdered The operator is certain that it runs nowhere else
    * @throws {NotOursError} when another host runs it
    * @throws {ArbiterError} when that cannot be found out
    */
@@ -152,10 +153,11 @@ export class Arbitration {
     events: LeaseEvents,
     wasRunning: boolean,
     askPeer: () => Promise<PeerState>,
+    isOrdered = false,
   ): Promise<void> {
     this.#events = events;
     this.#askPeer = askPeer;
-    this.#step({ type: "begin", wasRunning });
+    this.#step({ type: "begin", wasRunning, isOrdered });
     await this.#begun.promise;
   }
 
@@ -170,19 +172,37 @@ export class Arbitration {
    * Claim the VM for this side alone, until that is decided.
    *
    * @param isWanted Looked at before each attempt: what it was claimed for may be gone meanwhile
+   * @param yieldsMs See {@linkcode ArbitrationEvent}
    */
   async claim(
     evidence: LossEvidence,
     standing: Claim["standing"],
     events: LeaseEvents,
     isWanted: () => boolean = () => true,
+    yieldsMs = 0,
   ): Promise<Verdict> {
     if (!isWanted()) return { type: "undecided", reason: GONE };
     this.#decided = Promise.withResolvers();
     this.#isWanted = isWanted;
     this.#events = events;
-    this.#step({ type: "claim", evidence, standing });
+    this.#step({ type: "claim", evidence, standing, yieldsMs });
     return await this.#decided.promise;
+  }
+
+  /** The other host does not have to be switched off any more: it is heard again. */
+  peerIsBack(): void {
+    this.#step({ type: "peer-back" });
+  }
+
+  /**
+   * The operator has seen to it that the other host is off.
+   *
+   * @returns Whether that was waited for
+   */
+  confirmOff(): boolean {
+    if (!this.#machine.wantsFence) return false;
+    this.#stepIfWanted({ type: "switched-off" });
+    return true;
   }
 
   /** Somebody else looks after the VM from now on. */
@@ -253,8 +273,9 @@ export class Arbitration {
   }
 
   async #switchOff(): Promise<void> {
-    while (!this.#over) {
+    while (!this.#over && this.#machine.wantsFence) {
       const answer = await this.#options.fence!.off();
+      if (!this.#machine.wantsFence) return;
       if (answer.type === "off") return this.#stepIfWanted({ type: "switched-off" });
       this.#options.notice(`${answer.reason}; trying again`);
       await new Promise((resolve) => setTimeout(resolve, FENCE_RETRY_MS));

@@ -9,6 +9,7 @@ export type { PrimaryEnd, PrimaryHostOptions, TakenVm } from "./primary_options.
 export { createArbiter } from "./arbitration.ts";
 export { openDirectPath } from "./direct_path.ts";
 export type { SavedOverControl, StatusOverControl } from "./primary_control.ts";
+export type { StandbyOverControl } from "./secondary_control.ts";
 export * from "./report.ts";
 export { readRunRecord, RunDirectory, runDirectoryOf, type RunRecord } from "./run_directory.ts";
 export {

@@ -108,17 +108,17 @@ function describe(result: SaveResult): SavedOverControl {
 /**
  * Open the control socket of a VM. A VM runs without one as well: what stands in its way is said, and
  * that is all.
+ *
+ * @param pathOf The standby's, of the VM's
  */
 export async function openControl(
-  config: VmConfig,
+  { controlPath, vm }: VmConfig,
   commands: ControlCommands,
   notice: (text: string) => void,
+  pathOf: (path: string) => string = (path) => path,
 ): Promise<ControlServer | undefined> {
   try {
-    return await ControlServer.listen(
-      config.controlPath ?? defaultControlPath(config.vm.name),
-      commands,
-    );
+    return await ControlServer.listen(pathOf(controlPath ?? defaultControlPath(vm.name)), commands);
   } catch (error) {
     if (!(error instanceof ColoError)) throw error;
     notice(messageOf(error));

@@ -31,6 +31,7 @@ import { DiskCopyName } from "./disk_copy.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
 import { PrimaryCapture } from "./primary_capture.ts";
 import { PrimaryClaims } from "./primary_claims.ts";
+import { refuseAll } from "./occupied.ts";
 import { openControl, primaryCommands } from "./primary_control.ts";
 import { PrimaryDisks } from "./primary_disks.ts";
 import { PrimaryLink } from "./primary_link.ts";
@@ -70,6 +71,7 @@ export class PrimaryHost {
   #packets: PrimaryPackets | undefined;
   readonly #disks: PrimaryDisks;
   #control: ControlServer | undefined;
+  #door: Disposable | undefined;
   #wakeTimer: ReturnType<typeof setTimeout> | undefined;
   /** What starts another VM in place of one that died. */
   #reviving: Promise<void> = Promise.resolve();
@@ -168,7 +170,10 @@ export class PrimaryHost {
       });
       this.#vm = vm;
       this.#watch(vm);
-      if (taken === undefined) await this.#plugIn(wasRunning);
+      if (taken === undefined) {
+        await this.#refuseOthers();
+        await this.#plugIn(wasRunning);
+      }
       await this.#openControl(vm);
       const isOurs = taken === undefined && !wasRunning;
       // The disks of any other VM are prepared when there is a secondary to write to.
@@ -193,8 +198,18 @@ export class PrimaryHost {
   /** Wait for the arbiter and the peer, which may take as long as they like. */
   async #mayBegin(wasRunning: boolean): Promise<void> {
     this.#isBeginning = true;
-    await this.#arbitration.begin(this.#claims.lease, wasRunning, () => this.#link.askPeer());
+    const askPeer = () => this.#link.askPeer();
+    const { isOrdered } = this.#options;
+    await this.#arbitration.begin(this.#claims.lease, wasRunning, askPeer, isOrdered);
     this.#isBeginning = false;
+  }
+
+  /** Whoever else is about to run the VM learns that it runs here. */
+  async #refuseOthers(): Promise<void> {
+    const { listen } = this.#options.config.replication;
+    if (listen === undefined) return;
+    const generation = () => this.#arbitration.generation;
+    this.#door = await refuseAll(listen, generation, (text) => this.#notice(text));
   }
 
   /** Of a VM that the world sees already nothing is ended because its network is not as it should be. */
@@ -445,6 +460,7 @@ export class PrimaryHost {
   async #close(): Promise<void> {
     this.#over = true;
     clearTimeout(this.#wakeTimer);
+    this.#door?.[Symbol.dispose]();
     this.#control?.close();
     this.#saver?.close();
     this.#link.cut();

@@ -57,7 +57,7 @@ export interface LinkedPrimary {
 /** What a {@linkcode PrimaryLink} works with. */
 export interface PrimaryLinkOptions {
   readonly config: VmConfig;
-  readonly arbitration: Pick<Arbitration, "generation" | "holder" | "isClaiming">;
+  readonly arbitration: Pick<Arbitration, "generation" | "holder" | "isClaiming" | "peerIsBack">;
   readonly disks: PrimaryDisks;
   readonly log: CheckpointLog;
   readonly report: Reporter;
@@ -270,6 +270,7 @@ export class PrimaryLink {
   async #serve(link: Link): Promise<void> {
     this.#link = link;
     this.#gaveUp = false;
+    this.#options.arbitration.peerIsBack();
     let reason = "the link to the secondary broke";
     /** How often the secondary may say that it is ready. */
     let turns = 1;

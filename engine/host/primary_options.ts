@@ -27,6 +27,8 @@ export interface PrimaryHostOptions {
   readonly taken?: TakenVm | undefined;
   /** Who decides whether the VM may run here; left out: nobody but this side. */
   readonly arbiter?: Arbiter | undefined;
+  /** The operator is certain that the VM runs nowhere else. */
+  readonly isOrdered?: boolean | undefined;
   /** Write all that the primary QEMU says to this file, until its first stream ends. */
   readonly recordPath?: string | undefined;
   /** Start the VM where this left it, instead of booting it. */

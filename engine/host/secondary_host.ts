@@ -8,13 +8,14 @@
 import { ImageReplica } from "../checkpoint/image_replica.ts";
 import { LiveReplica } from "../checkpoint/live_replica.ts";
 import { requireListen, type VmConfig } from "../config/mod.ts";
-import type { ControlServer } from "../control/mod.ts";
+import { type ControlServer, standbyControlPath } from "../control/mod.ts";
 import {
   LinkError,
   messageOf,
   NbdError,
   QemuError,
   QmpError,
+  StateError,
   StoreError,
   StreamError,
   WireError,
@@ -50,6 +51,7 @@ import { openControl } from "./primary_control.ts";
 import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
+import { standbyCommands } from "./secondary_control.ts";
 import type { Reporter } from "./report.ts";
 import { createStandbys, StandbyOffer } from "./standby_registry.ts";
 import { overlayDirectory } from "./secondary_disks.ts";
@@ -93,8 +95,8 @@ export class SecondaryHost {
   #introduction: Introduction | undefined;
   #heartbeat: Heartbeat | undefined;
   #offered: StandbyOffer | undefined;
-  #control: ControlServer | undefined;
   #listener: Deno.Listener | undefined;
+  #control: ControlServer | undefined;
   #side: ReplicaSide | undefined;
   #link: Link | undefined;
   /** Looks after the VM once it was taken over. */
@@ -138,6 +140,7 @@ export class SecondaryHost {
       this.#side = side;
       await side.start();
       await this.#plugs.install("secondary");
+      await this.#openControl();
       this.#offer();
       if (this.#options.takeOver) this.#takeOverUnasked();
       this.#acceptPrimaries(listener).catch((error) => this.#fail(error));
@@ -197,6 +200,32 @@ export class SecondaryHost {
       },
     };
     return config.replication.mode === "colo" ? new LiveSide(options) : new ImageSide(options);
+  }
+
+  async #openControl(): Promise<void> {
+    const { config } = this.#options;
+    const commands = standbyCommands({
+      status: () => ({ phase: this.#machine.phase, epoch: this.#machine.epoch }),
+      takeOver: () => this.#takeOverOrdered(),
+    }, config.vm.name);
+    const notice = (text: string) => this.#notice(text);
+    this.#control = await openControl(config, commands, notice, standbyControlPath);
+  }
+
+  /** @throws {StateError} when the VM may be running, or nothing is held of it */
+  #takeOverOrdered(): void {
+    const { phase } = this.#machine;
+    // The operator has done what the fence command could not.
+    if (phase === "deciding" && this.#arbitration.confirmOff()) return;
+    if (phase === "orphaned" && this.#link === undefined) {
+      return this.#step({ type: "take-over", reason: "the operator ordered it" });
+    }
+    const why = this.#link !== undefined
+      ? "the primary is connected; end it there first"
+      : phase === "deciding"
+      ? "it is being decided who runs the VM"
+      : `the standby is ${phase}`;
+    throw new StateError(`Cannot take over: ${why}`, phase, "orphaned");
   }
 
   #takeOverUnasked(): void {
@@ -382,14 +411,20 @@ export class SecondaryHost {
   async #claim(evidence: LossEvidence): Promise<void> {
     const knowsAll = this.#machine.entitled || evidence === "reported";
     const standing = knowsAll ? "pair" : "outside";
-    const verdict = await this.#arbitration.claim(evidence, standing, {
-      pause: () => this.#side?.monitor?.execute("stop").catch(() => {}),
-      resume: () => this.#side?.monitor?.execute("cont").catch(() => {}),
-      stale: (reason) => {
-        this.#notice(reason);
-        this.#side?.kill();
+    const verdict = await this.#arbitration.claim(
+      evidence,
+      standing,
+      {
+        pause: () => this.#side?.monitor?.execute("stop").catch(() => {}),
+        resume: () => this.#side?.monitor?.execute("cont").catch(() => {}),
+        stale: (reason) => {
+          this.#notice(reason);
+          this.#side?.kill();
+        },
       },
-    }, () => this.#machine.phase === "deciding");
+      () => this.#machine.phase === "deciding",
+      this.#options.config.failover.fence?.delayMs,
+    );
     if (!this.#over) this.#step(verdict);
   }
 
@@ -406,6 +441,7 @@ export class SecondaryHost {
       announce(side.monitor).catch((error) => this.#notice(messageOf(error)));
     }
     this.#step({ type: "promoted" });
+    this.#control?.close();
     this.#options.report({ event: "running", atMs, epoch, reason });
     this.#link?.control.send({ type: "takenOver", epoch, runningAtMs: atMs }).catch(() => {});
     await side.release().catch((error) => this.#notice(messageOf(error)));

@@ -8,7 +8,7 @@ const UPDATE = Deno.env.get("COLO_UPDATE_GOLDEN") === "1";
 
 const COMMANDS = [
   ...["", "demo", "run", "standby", "doctor", "inspect", "restore", "export", "checkpoint"],
-  ...["status", "bypass", "reprotect"],
+  ...["status", "bypass", "reprotect", "take-over"],
   ...["save", "list", "show", "verify", "prepare", "delete"].map((word) => `checkpoint ${word}`),
 ];
 

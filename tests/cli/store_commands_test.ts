@@ -163,7 +163,7 @@ Deno.test("commands on checkpoints refuse what they cannot do with one sentence"
       [["checkpoint", "list"], EXIT.USAGE, "give --store DIR or --config vm.toml"],
       [["checkpoint", "list", ...plain], EXIT.USAGE, "store.directory is missing"],
       [["checkpoint", "save", "x"], EXIT.USAGE, "give --config vm.toml or --socket PATH"],
-      [["checkpoint", "save", "x", ...config], EXIT.FAILED, "does `colo run` run?"],
+      [["checkpoint", "save", "x", ...config], EXIT.FAILED, "does its engine run?"],
       [["checkpoint", "show", "three", "--store", store], EXIT.FAILED, "Cannot find checkpoint"],
       [["checkpoint", "delete", "../a", "--store", store], EXIT.FAILED, "as the name"],
       [["checkpoint", "prepare", "three", ...config], EXIT.FAILED, "Cannot find checkpoint three"],

@@ -111,6 +111,7 @@ const config: fc.Arbitrary<VmConfig> = fc.record({
     fence: fc.record({
       command: fc.constantFrom(["fence_ipmilan"], ["/bin/fence", "-v"]),
       plug: fc.constantFrom("host-a", "7"),
+      delayMs: fc.integer({ min: 0, max: 600_000 }),
       options: fc.constantFrom({}, { ip: "10.0.9.2", password: "a=b" }),
     }),
   }, { requiredKeys: ["arbiter", "endpoints", "leaseMs", "heartbeatMs", "timeoutMs"] }),

@@ -36,6 +36,7 @@ async function startFenced(pair: Commands): Promise<void> {
       `fence = ["${agent}", "${pair.directory}"]`,
       `fencePlug = "${PLUGS[side === "primary" ? "standby" : "primary"]}"`,
       'fenceOptions = ["ip=10.0.9.2", "username=admin"]',
+      "fenceDelay = 300",
     ],
   });
   await pair.phase("primary", "protected");

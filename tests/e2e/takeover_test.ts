@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { percentile } from "../../cli/demo/result.ts";
 import type { DemoSession, SessionOptions, Takeover } from "../../cli/demo/session.ts";
 import { QmpClient } from "../../engine/qmp/mod.ts";
+import { colo } from "../cli/_colo.ts";
 import type { LinkRelay } from "./_link_relay.ts";
 import {
   randomFrom,
@@ -140,6 +141,32 @@ Deno.test(`a secondary takes over at ${KILLS} moments, memory and CPU state veri
     `only ${onlyHeld} takeovers were from a checkpoint that was only held`,
   );
 });
+
+for (const mode of ["colo", "continuous"] as const) {
+  Deno.test(`without an arbiter a host that is lost is taken over from when the operator says so, mode ${mode}`, async () => {
+    await withPair({ mode }, async (session) => {
+      const takeOver = () => colo(["take-over", "--config", session.standbyToml]);
+      await session.protected();
+      const early = await takeOver();
+      assertEquals(early.code, 1);
+      assert(early.stderr.includes("the primary is connected; end it there first"), early.stderr);
+
+      const killedMs = Date.now();
+      // The engine first, which could say that its QEMU has ended.
+      Deno.kill(session.primary.pid, "SIGKILL");
+      Deno.kill(session.qemuPid("primary"), "SIGKILL");
+      await session.standby.waitFor("secondary", ({ phase }) => phase === "orphaned", 10_000);
+      const { stdout } = await colo(["status", "--config", session.standbyToml]);
+      assert(stdout.startsWith("standby      "), stdout);
+      assert(session.standby.reports.every(({ event }) => event !== "running"));
+
+      const order = takeOver();
+      const takeover = await session.survived(killedMs);
+      assert(takeover.chainVerified && takeover.memoryVerified);
+      assertEquals((await order).code, 0);
+    });
+  });
+}
 
 Deno.test("the guest runs on, unprotected and saying so, when its secondary is killed", async () => {
   await withPair({}, async (session) => {

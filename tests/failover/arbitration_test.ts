@@ -136,6 +136,45 @@ Deno.test("ArbitrationMachine begins no VM that runs while the other side may be
   assertEquals(types(machine.step({ type: "switched-off" }, 5)), ["claim"]);
 });
 
+Deno.test("ArbitrationMachine lets the other side go first with its fence, and gives up with what it was for", () => {
+  const rules = { hasThirdParty: false, hasFence: true };
+  const waits = machineWith(rules);
+  assertEquals(waits.step({ ...CLAIM, yieldsMs: 5000 }, 0), [{ type: "wake", atMs: 5000 }]);
+  assertEquals(types(waits.step({ type: "tick" }, 4999)), ["wake"]);
+  assertEquals(types(waits.step({ type: "tick" }, 5000)), ["switch-off"]);
+  assertEquals(waits.wantsFence, true);
+  assertEquals(types(waits.step({ type: "withdraw" }, 5001)), ["decided"]);
+  assertEquals(waits.wantsFence, false);
+  // The loser of a claim, which comes back before the device has answered.
+  const winner = machineWith({ hasFence: true });
+  winner.step(CLAIM, 0);
+  winner.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 1);
+  assertEquals(winner.wantsFence, true);
+  winner.step({ type: "peer-back" }, 2);
+  assertEquals(winner.wantsFence, false);
+});
+
+Deno.test("ArbitrationMachine starts no VM anew whose other host is silent, unless the operator knows better", () => {
+  const begin = (
+    wasRunning: boolean,
+    isOrdered: boolean,
+    owner = { generation: 3, holder: "a" },
+  ) => {
+    const machine = machineWith({ hasThirdParty: false });
+    machine.step({ type: "begin", wasRunning, isOrdered }, 0);
+    machine.step(answer({ type: "owner", owner: owner.generation === 0 ? undefined : owner }), 0);
+    return types(machine.step({ type: "peer", peer: { type: "silent" } }, 1));
+  };
+  assertEquals(begin(false, false), ["refused"]);
+  assertEquals(begin(false, true), ["claim"]);
+  assertEquals(begin(true, false), ["claim"], "one that runs is taken over from by nobody");
+  assertEquals(
+    begin(false, false, { generation: 0, holder: "" }),
+    ["claim"],
+    "it never ran before",
+  );
+});
+
 const owners = fc.record({
   generation: fc.integer({ min: 1, max: 9 }),
   holder: fc.constantFrom("a", "b"),

@@ -94,12 +94,13 @@ export class Arbitration {
     events: LeaseEvents,
     wasRunning: boolean,
     askPeer: () => Task<PeerState>,
+    isOrdered: boolean,
   ): Task<NotAllowed | undefined> {
     this.#events = events;
     this.#askPeer = askPeer;
     const refusal = yield (resume) => {
       this.#begun = resume;
-      this.#step({ type: "begin", wasRunning });
+      this.#step({ type: "begin", wasRunning, isOrdered });
     };
     return refusal as NotAllowed | undefined;
   }
@@ -115,6 +116,7 @@ export class Arbitration {
     standing: Claim["standing"],
     events: LeaseEvents,
     isWanted: () => boolean,
+    yieldsMs = 0,
   ): Task<Verdict> {
     const { rules } = this.#options;
     if (rules.skipsClaim) return { type: "granted" };
@@ -131,7 +133,7 @@ export class Arbitration {
         return;
       }
       this.#decided = resume;
-      this.#step({ type: "claim", evidence, standing });
+      this.#step({ type: "claim", evidence, standing, yieldsMs });
     };
     return verdict as Verdict;
   }

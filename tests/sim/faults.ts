@@ -71,7 +71,7 @@ export class Faults {
   /** An engine has come to another phase: what goes wrong now finds it there. */
   changed(): void {
     const { sim } = this.world;
-    if (this.#isOver || !sim.random.chance(ON_CHANGE)) return;
+    if (this.#isOver || this.world.isScripted || !sim.random.chance(ON_CHANGE)) return;
     const kind = sim.random.pick(FAULT_KINDS);
     sim.after(sim.random.between(...ON_CHANGE_MS), () => this.#inject(kind));
   }

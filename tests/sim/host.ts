@@ -74,13 +74,13 @@ export class Host {
   }
 
   /** `colo run`. */
-  run(): void {
+  run(isOrdered = false): void {
     const left = this.vm;
     this.#clear(left);
     const actor = this.#spawn("run");
     this.engine = actor;
     this.primary = new PrimaryEngine(this, actor, this.#arbitration(actor));
-    start(actor, this.primary.run(left));
+    start(actor, this.primary.run(left, isOrdered));
   }
 
   /** `colo standby`. */
@@ -137,7 +137,7 @@ export class Host {
   protectAgain(secondary: SecondaryEngine, qemu: Qemu): void {
     const { actor, arbitration } = secondary;
     this.primary = new PrimaryEngine(this, actor, arbitration, qemu);
-    start(actor, this.primary.run(undefined));
+    start(actor, this.primary.run(undefined, false));
   }
 
   /** An engine has ended by itself. */

@@ -76,13 +76,17 @@ export class PrimaryEngine implements CaptureUser {
     return this.#isOver || this.machine.phase === "ended";
   }
 
-  /** @param left The VM that an engine before has left, which runs */
-  *run(left: Qemu | undefined): Task<void> {
+  /**
+   * @param left The VM that an engine before has left, which runs
+   * @param isOrdered The operator is certain that it runs nowhere else
+   */
+  *run(left: Qemu | undefined, isOrdered: boolean): Task<void> {
     if (this.qemu === undefined) {
       const refusal = yield* this.arbitration.begin(
         this.#leaseEvents,
         left !== undefined,
         () => this.link.askPeer(),
+        isOrdered,
       );
       if (refusal !== undefined) {
         this.actor.trace(() => `must not run the VM: ${refusal.reason}`);

@@ -25,6 +25,9 @@ import type { LinkEnd, LinkUser, Listener, Role } from "./network.ts";
 import type { Qemu } from "./qemu.ts";
 import { ImageSide, LiveSide, type Side } from "./standby.ts";
 
+/** Longer than it takes to switch a host off. */
+const YIELDS_MS = 1000;
+
 /** One engine that stands by. */
 export class SecondaryEngine implements Listener, LinkUser {
   readonly actor: Actor;
@@ -216,11 +219,17 @@ export class SecondaryEngine implements Listener, LinkUser {
     const { rules, checkers } = this.#host.world;
     const { entitled } = this.machine;
     const knowsAll = entitled || evidence === "reported" || rules.trustsSeed;
-    const verdict = yield* this.arbitration.claim(evidence, knowsAll ? "pair" : "outside", {
-      pause: () => this.qemu?.pause(true),
-      resume: () => this.qemu?.pause(false),
-      stale: () => this.qemu?.kill(),
-    }, () => this.machine.phase === "deciding");
+    const verdict = yield* this.arbitration.claim(
+      evidence,
+      knowsAll ? "pair" : "outside",
+      {
+        pause: () => this.qemu?.pause(true),
+        resume: () => this.qemu?.pause(false),
+        stale: () => this.qemu?.kill(),
+      },
+      () => this.machine.phase === "deciding",
+      YIELDS_MS,
+    );
     if (this.#isOver) return;
     checkers.decided(this, evidence, entitled);
     if (verdict.type === "stale" && rules.ignoresStale) this.#step({ type: "granted" });

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { FAULT_KINDS } from "./faults.ts";
 import { replayCommand, Summary } from "./main.ts";
-import { simulate } from "./world.ts";
+import { simulate, type World } from "./world.ts";
 
 const SEEDS = 2000;
 
@@ -19,6 +19,17 @@ Deno.test("a protected VM outlives what goes wrong, 2000 seeds long, and nothing
     "hardly ever was a standby that came back brought up to date",
   );
   assert(summary.sum("stales") > 100, "hardly ever did two want the VM");
+});
+
+Deno.test("two fenced hosts that lose sight of each other do not switch both off", () => {
+  const script = ({ sim, network }: World) => {
+    sim.after(sim.random.between(1000, 3000), () => network.cut());
+    sim.after(sim.random.between(3700, 5000), () => network.heal());
+  };
+  for (let seed = 1; seed <= 50; seed++) {
+    const { error, losses } = simulate(seed, { arbiter: "fence", script });
+    assertEquals([error?.message, losses], [undefined, 0], replayCommand(seed));
+  }
 });
 
 Deno.test("a seed gives the same world each time, whatever was simulated before", () => {

@@ -153,6 +153,11 @@ export class World {
     this.#atEnd.push(work);
   }
 
+  /** Nothing goes wrong but what the script says. */
+  get isScripted(): boolean {
+    return this.#script !== undefined;
+  }
+
   /** Let it all happen. */
   run(): void {
     const { sim, hosts, faults } = this;
@@ -210,7 +215,7 @@ export class World {
     checkers.startedAnew();
     if (heir !== undefined) return heir.secondary!.takeOver();
     host.takeEngineAway();
-    host.run();
+    host.run(true);
   }
 
   get #isLost(): boolean {
