@@ -21,7 +21,7 @@ import {
   PrimaryMachine,
   type PrimaryPhase,
 } from "../failover/primary.ts";
-import type { LinkConnection, Message } from "../link/mod.ts";
+import { formatAddress, type LinkAddress, type LinkConnection, type Message } from "../link/mod.ts";
 import type { CheckpointReason } from "../proxy/mod.ts";
 import { Saver, type SaveResult } from "../store/mod.ts";
 import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
@@ -206,8 +206,9 @@ export class PrimaryHost {
 
   /** Whoever else is about to run the VM learns that it runs here. */
   async #refuseOthers(): Promise<void> {
-    const { listen } = this.#options.config.replication;
-    if (listen === undefined) return;
+    const { listen, peer } = this.#options.config.replication;
+    // On one machine the standby itself may be listening there.
+    if (listen === undefined || isSame(listen, peer)) return;
     const generation = () => this.#arbitration.generation;
     this.#door = await refuseAll(listen, generation, (text) => this.#notice(text));
   }
@@ -472,4 +473,8 @@ export class PrimaryHost {
     await this.#arbitration.close();
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);
   }
+}
+
+function isSame(a: LinkAddress, b: LinkAddress | undefined): boolean {
+  return b !== undefined && formatAddress(a) === formatAddress(b);
 }

@@ -33,7 +33,7 @@ Deno.test("a primary that cannot begin with its secondary says so once, and trie
   };
   const link = new PrimaryLink({
     config,
-    arbitration: { generation: 1, holder: "a", isClaiming: false },
+    arbitration: { generation: 1, holder: "a", isClaiming: false, peerIsBack: () => {} },
     disks: new PrimaryDisks({
       count: 0,
       directory,
