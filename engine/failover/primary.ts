@@ -86,7 +86,7 @@ export type PrimaryEffect =
   | { readonly type: "release-outputs"; readonly epoch: number }
   /** Nobody can take over: whatever the guest says may leave. */
   | { readonly type: "run-alone" }
-  /** Ask the arbiter whether the primary may run alone, until it is `granted` or `stale`. */
+  /** Let nothing out, and ask the arbiter whether the primary may run alone: `granted` or `stale`. */
   | { readonly type: "claim"; readonly reason: string }
   /** End the guest at once, with nothing of what it has said let out. */
   | { readonly type: "kill-guest" }

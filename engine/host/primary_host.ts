@@ -423,6 +423,7 @@ export class PrimaryHost {
       case "run-alone":
         return this.#packets?.runAlone();
       case "claim":
+        this.#packets?.secondaryLost();
         this.#claims.claim().catch((error) => this.#notice(messageOf(error)));
         return;
       case "kill-guest":

@@ -186,6 +186,11 @@ export class PrimaryPackets {
     }
   }
 
+  /** The secondary may have taken over: until that is known nothing leaves. */
+  secondaryLost(): void {
+    for (const { proxy } of this.#cards) proxy.secondaryLost();
+  }
+
   /**
    * Nobody waits for anything any more: all that was held back leaves, and frames pass this engine by.
    *

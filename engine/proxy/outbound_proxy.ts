@@ -24,7 +24,8 @@
  *
  * A frame is compared with frames of the same epoch alone: what the secondary said before it loaded
  * checkpoint N was said by another life. ARP, neighbor discovery and what is not IP is not compared:
- * the primary's passes, the secondary's is dropped, and so are both sides' of excluded flows.
+ * the primary's passes, the secondary's is dropped, and so are both sides' of excluded flows. When the
+ * secondary is lost nothing passes until it is known who goes on.
  *
  * @module
  */
@@ -140,6 +141,8 @@ export class OutboundProxy {
   /** The checkpoint that the secondary VM goes on from; NONE when it is not known to run. */
   #secondaryEpoch: number = NONE;
   #loadedAt = 0;
+  /** Whether the secondary was lost, and nobody has said who goes on. */
+  #isInDoubt = false;
   #isRequested = false;
   #request: CheckpointRequest | undefined;
   #primaryFrames = 0;
@@ -248,9 +251,9 @@ export class OutboundProxy {
       this.#lost++;
       this.#store.drop(frame);
       this.#want("queue-full");
-    } else if (this.#mode === "compare") this.#comparator.primary(frame);
-    else if (this.#mode === "continuous") this.#held.append(frame);
-    else this.output.push(frame);
+    } else if (this.#mode === "alone") this.output.push(frame);
+    else if (this.#mode === "compare" && !this.#isInDoubt) this.#comparator.primary(frame);
+    else this.#held.append(frame);
   }
 
   /**
@@ -283,7 +286,8 @@ export class OutboundProxy {
 
   /** Does the secondary VM run from the last checkpoint that it holds? */
   get #isComparing(): boolean {
-    return this.#mode === "compare" && this.#secondaryEpoch === this.#committedEpoch;
+    return this.#mode === "compare" && !this.#isInDoubt &&
+      this.#secondaryEpoch === this.#committedEpoch;
   }
 
   /**
@@ -296,6 +300,7 @@ export class OutboundProxy {
   protect(mode: "compare" | "continuous", epoch: number): void {
     this.#beginEpoch(epoch);
     this.#forgetSecondary();
+    this.#isInDoubt = false;
     this.#mode = mode;
   }
 
@@ -350,7 +355,7 @@ export class OutboundProxy {
       if (links[frame + LINK.PARTS] === NONE) this.#committed++;
       this.#leave(frame);
     }
-    if (this.#mode === "compare") this.#reconsider(epoch);
+    if (this.#mode === "compare" && !this.#isInDoubt) this.#reconsider(epoch);
   }
 
   /** What was sent since may need no more than the secondary has said by the checkpoint. */
@@ -378,9 +383,13 @@ export class OutboundProxy {
     this.#loadedAt = wrapped(now);
   }
 
-  /** The secondary is gone. What is held back waits for the arbiter, or for the next secondary. */
+  /**
+   * The secondary is gone, and may have taken over. What is held back waits for the arbiter, or for the
+   * next secondary, and so does all that comes, compared or not: ARP would draw the network to this VM.
+   */
   secondaryLost(): void {
     this.#forgetSecondary();
+    this.#isInDoubt = true;
   }
 
   /**
@@ -390,6 +399,7 @@ export class OutboundProxy {
   runAlone(): void {
     this.#comparator.flush();
     this.#mode = "alone";
+    this.#isInDoubt = false;
     this.#epoch = 0;
     this.#committedEpoch = 0;
     while (this.#held.first !== NONE) this.#leave(this.#held.first);

@@ -101,6 +101,8 @@ export class InvariantModel {
   readonly rig = new Rig();
   readonly #sent: Sent[] = [];
   #mode: "alone" | "compare" | "continuous" = "alone";
+  /** The secondary was lost, and may run. */
+  #isInDoubt = false;
   #epoch = 0;
   #committed = 0;
   #secondaryEpoch = -1;
@@ -142,6 +144,7 @@ export class InvariantModel {
       case "protect":
         proxy.protect(step.mode, ++this.#epoch);
         this.#mode = step.mode;
+        this.#isInDoubt = false;
         this.#forgetSecondary(-1);
         return this.#judge(rig.output());
       case "commit":
@@ -150,6 +153,7 @@ export class InvariantModel {
         return this.#load();
       case "lost":
         proxy.secondaryLost();
+        this.#isInDoubt = this.#mode !== "alone";
         this.#forgetSecondary(-1);
         return this.#judge(rig.output());
       case "alone":
@@ -186,6 +190,7 @@ export class InvariantModel {
   #runAlone(): void {
     this.rig.proxy.runAlone();
     this.#mode = "alone";
+    this.#isInDoubt = false;
     const waiting = this.#sent.flatMap(({ hasLeft }, id) => hasLeft ? [] : [id]);
     const frames = this.rig.output();
     assertEquals(frames.map(idOf), waiting, "order of all that waited");
@@ -213,7 +218,7 @@ export class InvariantModel {
 
   #mayLeave({ said, epoch, wasAlone }: Sent): boolean {
     if (wasAlone || this.#mode === "alone" || this.#committed > epoch) return true;
-    if (this.#mode !== "compare" || epoch !== this.#committed) return false;
+    if (this.#mode !== "compare" || this.#isInDoubt || epoch !== this.#committed) return false;
     const secondary = this.#secondaryEpoch === epoch ? this.#secondary : new Words();
     switch (said.kind) {
       case "syn":

@@ -147,6 +147,21 @@ Deno.test("secondary lost: nothing leaves until the arbiter says so, then all of
   assertEquals(rig.output(), []);
 });
 
+Deno.test("secondary lost: what is never compared waits like all else for who goes on", () => {
+  const rig = Rig.comparing({ excluded: [{ protocol: "udp" }] });
+  assertEquals(rig.primary(arp(), datagram("a")), [arp(), datagram("a")]);
+  rig.proxy.secondaryLost();
+  const frames = [arp(), datagram("b"), body(5)];
+  assertEquals(rig.primary(...frames), []);
+  assertEquals(rig.wait(1000), undefined);
+  rig.proxy.runAlone();
+  assertEquals(rig.output(), frames);
+  assertEquals(rig.primary(arp()), [arp()]);
+  rig.proxy.protect("compare", 2);
+  rig.proxy.loaded(2, rig.now);
+  assertEquals(rig.primary(arp()), [arp()]);
+});
+
 Deno.test("a secondary that takes another one's place lets go what waited", () => {
   const rig = Rig.comparing();
   rig.primary(datagram("a"));

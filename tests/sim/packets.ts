@@ -128,6 +128,10 @@ export class SimPackets {
     return true;
   }
 
+  secondaryLost(): void {
+    this.#proxy.secondaryLost();
+  }
+
   runAlone(): void {
     if (this.#link === undefined) return;
     this.#link = undefined;

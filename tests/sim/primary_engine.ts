@@ -222,6 +222,7 @@ export class PrimaryEngine implements CaptureUser {
       case "run-alone":
         return this.packets?.runAlone();
       case "claim":
+        this.packets?.secondaryLost();
         return start(this.actor, this.#claim());
       case "kill-guest":
         if (this.#world.rules.ignoresStale) return;
