@@ -27,6 +27,12 @@ async function ask(socket: string): Promise<StatusOverControl | StandbyOverContr
   return await askEngine(socket, "query-colo-status") as StatusOverControl | StandbyOverControl;
 }
 
+function formatPhase({ phase, protected: isProtected, bypass }: StatusOverControl): string {
+  if (isProtected) return phase;
+  // It has a standby, which is no protection while the network is open.
+  return bypass && phase === "protected" ? "not protected" : `${phase}, not protected`;
+}
+
 /** Lines for a person. */
 export function formatStatus(status: StatusOverControl | StandbyOverControl): string[] {
   if (status.mode === "secondary") {
@@ -36,7 +42,7 @@ export function formatStatus(status: StatusOverControl | StandbyOverControl): st
   const ms = (value: number) => `${value.toFixed(1)} ms`;
   const mean = counted.checkpoints === 0 ? 0 : counted["downtime-total"] / counted.checkpoints;
   return [
-    `vm           ${status.vm}: ${status.phase}${status.protected ? "" : ", not protected"}`,
+    `vm           ${status.vm}: ${formatPhase(status)}`,
     `checkpoints  ${counted.checkpoints}, the last is ${status.epoch}; ` +
     `${counted["periodic-count"]} periodic, ${counted["discompare-count"]} for differences`,
     `paused       ${ms(mean)} mean, ${ms(counted["downtime-max"])} max`,

@@ -42,7 +42,9 @@ export function primaryCommands(
         const status = primary.status();
         const { phase } = status;
         const mode = phase === "ended" ? "none" : "primary";
-        return { vm: vm.name, mode, protected: phase === "protected", ...status };
+        // A takeover would contradict what has left unseen.
+        const isProtected = phase === "protected" && !status.bypass;
+        return { vm: vm.name, mode, protected: isProtected, ...status };
       },
     },
     "colo-bypass": {
