@@ -11,7 +11,7 @@ export const EXIT = {
   FAILED: 1,
   /** The command line or a config file is wrong; nothing was started. */
   USAGE: 2,
-  /** The VM was lost on this host; its secondary was told to take over. */
+  /** The VM was lost on this host; a secondary that could take over was told to. */
   LOST: 3,
   /** Ended by Ctrl-C or SIGTERM, everything cleaned up. */
   INTERRUPTED: 130,
@@ -23,5 +23,5 @@ Exit codes:
   0    done
   1    it did not work: one sentence on standard error says why
   2    the command line or a config file is wrong: nothing was started
-  3    the VM was lost on this host: its secondary was told to take over
+  3    the VM was lost on this host: a standby that could take over was told to
   130  interrupted, everything cleaned up`;

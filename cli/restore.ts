@@ -26,7 +26,7 @@ import { findStore, openStore } from "./_store.ts";
 export function restoreCommand() {
   return new Command("restore")
     .description(
-      "start a VM where a stored checkpoint left it; protected where a peer is configured",
+      "start a VM where a stored checkpoint left it; protected where a peer or etcd is configured",
     )
     .argument("<name>", "which checkpoint")
     .requiredOption("--config <file>", "vm.toml of this host, with the devices of the saved VM")
@@ -40,7 +40,9 @@ export function restoreCommand() {
       const chain = openStore(place.directory).open(name);
       try {
         checkMemory(chain, config.vm.memoryMiB, options.config);
-        const isProtected = config.replication.peer !== undefined;
+        const { replication: { peer }, failover: { arbiter } } = config;
+        // Where there is an arbiter the VM runs by its leave, and is protected by whoever stands by.
+        const isProtected = peer !== undefined || arbiter === "etcd";
         const qemu = await findQemu({
           path: options.qemu ?? config.qemuPath,
           accel: config.vm.accel,
@@ -55,12 +57,15 @@ export function restoreCommand() {
               : streamSource(chain);
             const report = lineReporter(options.json ?? false);
             const common = { config, qemu, directory: run.path, run, report };
-            const arbiter = createArbiter(config);
             if (!isProtected) {
               const end = await runRestored({ ...common, source }, signal);
               return end === "stopped" ? EXIT.INTERRUPTED : exitOf(end);
             }
-            const host = new PrimaryHost({ ...common, arbiter, restore: source });
+            const host = new PrimaryHost({
+              ...common,
+              arbiter: createArbiter(config),
+              restore: source,
+            });
             signal.addEventListener("abort", () => host.stop("the operator ended it"));
             const end = await host.run();
             return signal.aborted ? EXIT.INTERRUPTED : exitOf(end);
