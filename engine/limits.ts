@@ -44,7 +44,7 @@ export const LINK_QUEUE_BYTES_MAX = 8 * 1024 * 1024;
 /** Bytes of the link that a caller may pile up without waiting: only a bug does, and memory is finite. */
 export const LINK_UNSENT_BYTES_MAX = 4 * LINK_QUEUE_BYTES_MAX;
 
-/** Connections to a standby that are in no pair yet: a primary opens two, and each holds some MiB. */
+/** Connections to a standby that are in no link yet: a primary opens four, and each holds some MiB. */
 export const LINK_HALF_OPEN_MAX = 64;
 
 /**
