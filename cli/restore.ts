@@ -32,6 +32,10 @@ export function restoreCommand() {
     .requiredOption("--config <file>", "vm.toml of this host, with the devices of the saved VM")
     .option("--store <dir>", "directory of the store, where it is not the one of the config")
     .option("--instant", "run on a RAM image, which is made first unless it is prepared")
+    .option(
+      "--alone",
+      "run it though the other host does not answer: you know that it is not there",
+    )
     .option("--qemu <path>", "QEMU to use (default: COLO_QEMU, the system's, or a private one)")
     .option("--json", "print every event as one JSON object a line")
     .action(async (name, options) => {
@@ -65,6 +69,7 @@ export function restoreCommand() {
               ...common,
               arbiter: createArbiter(config),
               restore: source,
+              isOrdered: options.alone,
             });
             signal.addEventListener("abort", () => host.stop("the operator ended it"));
             const end = await host.run();
