@@ -3,7 +3,7 @@ import type { DemoSession } from "../../cli/demo/session.ts";
 import { imagePlace } from "../../engine/host/image_directory.ts";
 import { loadVmConfig } from "../../engine/config/mod.ts";
 import { prepareDemoGuest } from "../../engine/vm/mod.ts";
-import { randomFrom, sleep, testKills, testSeed, withPair } from "./_pair.ts";
+import { isAlive, randomFrom, sleep, testKills, testSeed, withPair } from "./_pair.ts";
 
 const KILLS = testKills(5);
 
@@ -178,8 +178,11 @@ Deno.test("a VM that was taken over and has lost its engine is not started a sec
     Deno.kill(session.standby.pid, "SIGKILL");
     await session.standby.exited();
     session.restartStandby("--take-over");
-    assertEquals(await session.standby.exited(), 1);
-    Deno.kill(pid, "SIGKILL");
+    const adopted = await session.standby.waitFor("qemu-adopted", () => true, 10_000);
+    assertEquals(adopted.pid, pid);
+    await session.standby.waitFor("primary", ({ phase }) => phase === "alone", 10_000);
+    await session.standby.stop();
+    assertEquals(isAlive(pid), false);
     // What it ran from is no more, and the next standby waits for a seed.
     session.restartStandby();
     await session.standby.waitFor("secondary", ({ phase }) => phase === "waiting", 10_000);
