@@ -62,7 +62,7 @@ export class Staging {
 
   constructor(readonly kernels: KernelSet, options: StagingOptions = {}) {
     this.#segmentBytes = options.segmentBytes ?? 4 * 1024 * 1024;
-    this.#segmentsMax = options.segmentsMax ?? 20;
+    this.#segmentsMax = options.segmentsMax ?? 18;
     this.pagesMax = options.pagesMax ?? 64 * 1024;
     if (this.#segmentBytes < ITEM_BYTES_MAX + 1) {
       throw new RangeError(`Cannot stage: segments must be larger than ${ITEM_BYTES_MAX} bytes`);
