@@ -653,7 +653,9 @@ class World {
       // After a takeover, and while QEMU is replaced, the peer does not know yet.
       const { phase } = this.machine;
       const refused = phase === "starting" ||
-        (["waiting", "orphaned"].includes(phase) && event.type !== "seed-begin");
+        (["waiting", "orphaned"].includes(phase) && event.type !== "seed-begin") ||
+        // Nor that what it had told of is gone with its QEMU.
+        (phase === "waiting" && event.type === "seed-begin" && event.seed.resumes);
       if (refused) {
         const refusedEvent = event;
         assertThrows(() => this.machine.step(refusedEvent), WireError);
