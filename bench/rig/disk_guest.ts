@@ -6,10 +6,10 @@
  */
 
 import { join } from "@std/path/mod.js";
-import { openApt, unpackPackages } from "../../engine/vm/apt.ts";
-import { cacheDirectory, makeOnce } from "../../engine/vm/cache.ts";
+import { QemuError } from "../../engine/errors.ts";
 import { writeCpio } from "../../engine/vm/cpio.ts";
 import { type DemoGuest, prepareDemoGuest } from "../../engine/vm/mod.ts";
+import { debianPackages } from "./debian_program.ts";
 
 /** Where the guest listens. */
 export const DISK_PORT = 9100;
@@ -17,19 +17,10 @@ export const DISK_PORT = 9100;
 /** Make the guest. */
 export async function prepareDiskGuest(directory: string): Promise<DemoGuest> {
   const guest = await prepareDemoGuest();
-  const target = join(cacheDirectory(), "sqlite-bookworm-amd64");
-  await makeOnce({
-    target,
-    what: "SQLite",
-    progress: console.log,
-    make: async (directory) => {
-      const apt = await openApt(join(cacheDirectory(), "apt-bookworm-sqlite"), "bookworm");
-      await unpackPackages(await apt.downloadOnly(["libsqlite3-0"]), directory);
-      await apt.clear();
-    },
-  });
+  const sqlite = await debianPackages("sqlite", ["libsqlite3-0"]);
+  if ("whyNot" in sqlite) throw new QemuError(`Cannot fetch SQLite: ${sqlite.whyNot}`);
   const own = (name: string) => new URL(`disk_guest/${name}`, import.meta.url);
-  const library = join(target, "usr/lib/x86_64-linux-gnu/libsqlite3.so.0");
+  const library = join(sqlite.prefix, "usr/lib/x86_64-linux-gnu/libsqlite3.so.0");
   const files = [
     ["init-disk", 0o755, own("init.sh")],
     ["disk.lua", 0o644, own("disk.lua")],

@@ -5,35 +5,14 @@
 
 import { join } from "@std/path/mod.js";
 import { EtcdClient } from "../../engine/failover/etcd.ts";
-import { openApt, unpackPackages, whyNoApt } from "../../engine/vm/apt.ts";
-import { cacheDirectory, exists, makeOnce } from "../../engine/vm/cache.ts";
+import { debianProgram } from "./debian_program.ts";
 
 const READY_MS = 30_000;
 const POLL_MS = 50;
 
 /** The program and its fixed leading arguments, or why it cannot be had here. */
 export async function etcdOfBookworm(): Promise<readonly string[] | string> {
-  const prefix = join(cacheDirectory(), "etcd-bookworm-amd64");
-  if (!await exists(prefix)) {
-    const obstacle = await whyNoApt();
-    if (obstacle !== undefined) return obstacle;
-  }
-  await makeOnce({
-    target: prefix,
-    what: "etcd 3.4",
-    progress: console.log,
-    make: async (directory) => {
-      const apt = await openApt(join(cacheDirectory(), "apt-bookworm-etcd"), "bookworm");
-      // With the C library that it was built for, and without the scripts' helpers.
-      await unpackPackages(await apt.downloadOnly(["etcd-server", "libc6"]), directory);
-      await apt.clear();
-    },
-  });
-  return [
-    `${prefix}/lib64/ld-linux-x86-64.so.2`,
-    ...["--library-path", `${prefix}/lib/x86_64-linux-gnu`],
-    `${prefix}/usr/bin/etcd`,
-  ];
+  return await debianProgram("usr/bin/etcd", ["etcd-server"]);
 }
 
 /** A member of a cluster, of one or several. */

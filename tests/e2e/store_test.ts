@@ -14,6 +14,7 @@ import {
   type Tick,
 } from "../../engine/vm/mod.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
+import { Tool } from "../_tool.ts";
 import { colo } from "../cli/_colo.ts";
 import { processesOf, sleep } from "./_pair.ts";
 import { qemuOfBookworm } from "./_qemu_bookworm.ts";
@@ -258,11 +259,10 @@ Deno.test("an exported checkpoint is loaded by QEMU alone, and so is what lz4 ma
   const qemu = await findQemu({ role: "primary" });
   const exported = `${place.directory}/one.mig`;
   await place.colo("export", "one", exported, "--store", place.store);
-  const hasTool = await new Deno.Command("lz4", { args: ["--version"], stdout: "null" }).output()
-    .then(({ success }) => success, () => false);
+  const lz4 = await Tool.find("lz4");
   const sources = {
     exported: `file:${exported}`,
-    ...(hasTool ? { unpacked: `exec:lz4 -dcq ${place.store}/one.colo` } : {}),
+    ...(lz4 && { unpacked: `exec:${lz4.line} -dcq ${place.store}/one.colo` }),
   };
   for (const [name, incoming] of Object.entries(sources)) {
     const process = await startQemu({

@@ -4,6 +4,7 @@ import { StoreError } from "../../engine/errors.ts";
 import { Lz4FrameReader, Lz4FrameWriter } from "../../engine/store/lz4_frame.ts";
 import { Xxh32, xxh32 } from "../../engine/store/xxh32.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
+import { Tool } from "../_tool.ts";
 import { contents, noise } from "../wasm/contents.ts";
 
 const KIB = 1024;
@@ -157,24 +158,9 @@ Deno.test("rubbish behind a frame's header never does worse than being refused",
   }));
 });
 
-const hasTool = await new Deno.Command("sh", { args: ["-c", "command -v lz4"] }).output()
-  .then(({ success }) => success);
-if (!hasTool) console.log("the tests with the lz4 tool are left out: install the package lz4");
-
-async function lz4Tool(args: readonly string[], input: Uint8Array): Promise<Uint8Array> {
-  const child = new Deno.Command("lz4", {
-    args: [...args, "-c", "-q", "-"],
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "null",
-  }).spawn();
-  const writer = child.stdin.getWriter();
-  const sent = writer.write(input).then(() => writer.close());
-  const { success, stdout } = await child.output();
-  await sent;
-  assert(success, "the lz4 tool refused a frame");
-  return stdout;
-}
+const lz4 = await Tool.find("lz4");
+const lz4Tool = (args: readonly string[], input: Uint8Array) =>
+  lz4!.run([...args, "-c", "-q", "-"], input);
 
 const INPUTS = [
   new Uint8Array(0),
@@ -186,7 +172,7 @@ const INPUTS = [
 
 Deno.test({
   name: "the lz4 tool reads our frames",
-  ignore: !hasTool,
+  ignore: lz4 === undefined,
   fn: async () => {
     for (const input of INPUTS) {
       for (const blockBytes of [64 * KIB, 256 * KIB, 1024 * KIB]) {
@@ -198,7 +184,7 @@ Deno.test({
 
 Deno.test({
   name: "we read the lz4 tool's frames",
-  ignore: !hasTool,
+  ignore: lz4 === undefined,
   fn: async () => {
     const options = [[], ["-9"], ["-B4"], ["-B5", "--no-frame-crc"], ["-B6", "-BX"], [
       "-B7",

@@ -1,8 +1,8 @@
-import { assert, assertEquals } from "@std/assert/mod.js";
+import { assertEquals } from "@std/assert/mod.js";
 import { join } from "@std/path/mod.js";
 import fc from "fast-check";
 import { type CpioEntry, writeCpio } from "../../engine/vm/cpio.ts";
-import { run, which } from "../../engine/vm/run.ts";
+import { Tool } from "../_tool.ts";
 import { inTemporaryDirectory } from "./_support.ts";
 
 interface ReadEntry {
@@ -77,7 +77,7 @@ Deno.test("writeCpio() gives the same bytes for the same entries", () => {
   assertEquals(writeCpio(EXAMPLE), writeCpio(EXAMPLE));
 });
 
-const cpio = await which("cpio");
+const cpio = await Tool.find("cpio");
 
 Deno.test({
   name: "writeCpio() writes what other programs read",
@@ -86,8 +86,7 @@ Deno.test({
     await inTemporaryDirectory(async (directory) => {
       const path = join(directory, "archive");
       await Deno.writeFile(path, writeCpio(EXAMPLE));
-      assert(cpio !== undefined);
-      const text = await run(cpio, ["-it", "--file", path]);
+      const text = new TextDecoder().decode(await cpio!.run(["-it", "--file", path]));
       const names = text.split("\n").filter((line) => line !== "");
       assertEquals(names, ["bin", "init", "bin/sh", "empty"]);
     });

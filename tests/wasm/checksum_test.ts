@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert/mod.js";
 import fc from "fast-check";
+import { Tool } from "../_tool.ts";
 import { contents, noise, unaligned } from "./contents.ts";
 import { Twin } from "./twin.ts";
 
@@ -44,12 +45,11 @@ Deno.test("xxh64 agrees with the reference at every length and alignment", () =>
   }));
 });
 
-const hasTool = await new Deno.Command("sh", { args: ["-c", "command -v xxhsum"] }).output()
-  .then(({ success }) => success);
+const xxhsum = await Tool.find("xxhsum");
 
 Deno.test({
   name: "xxh64 agrees with the xxhsum tool",
-  ignore: !hasTool,
+  ignore: xxhsum === undefined,
   fn: async () => {
     const bytes = noise(77, LENGTH_MAX);
     twin.reset();
@@ -57,7 +57,7 @@ Deno.test({
     const path = await Deno.makeTempFile();
     try {
       await Deno.writeFile(path, bytes);
-      const { stdout } = await new Deno.Command("xxhsum", { args: ["-H64", path] }).output();
+      const stdout = await xxhsum!.run(["-H64", path]);
       assertEquals(new TextDecoder().decode(stdout).split(" ")[0], xxh64(source, LENGTH_MAX));
     } finally {
       await Deno.remove(path);

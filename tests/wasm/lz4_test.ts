@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import fc from "fast-check";
 import { WasmKernels } from "../../wasm/mod.ts";
+import { Tool } from "../_tool.ts";
 import { contents, noise } from "./contents.ts";
 import { Twin } from "./twin.ts";
 
@@ -166,30 +167,16 @@ Deno.test("lz4Compress finds matches over more than 64 KiB and keeps their offse
   assertEquals(kernels.get({ address: back, length }), bytes);
 });
 
-const LZ4_TOOL = "lz4";
-const hasTool = await new Deno.Command("sh", { args: ["-c", `command -v ${LZ4_TOOL}`] }).output()
-  .then(({ success }) => success);
+const lz4 = await Tool.find("lz4");
+const lz4Tool = (args: readonly string[], input: Uint8Array) =>
+  lz4!.run([...args, "-c", "-q", "-"], input);
 
 /** Frames of the lz4 tool's legacy format (lz4_Frame_format.md): le32 magic, then le32 size, block. */
 const LEGACY_MAGIC = 0x184c2102;
 
-async function lz4Tool(args: readonly string[], input: Uint8Array): Promise<Uint8Array> {
-  const child = new Deno.Command(LZ4_TOOL, {
-    args: [...args, "-c", "-q", "-"],
-    stdin: "piped",
-    stdout: "piped",
-  }).spawn();
-  const writer = child.stdin.getWriter();
-  const written = writer.write(input).then(() => writer.close());
-  const { success, stdout } = await child.output();
-  await written;
-  assert(success, "the lz4 tool refused a frame");
-  return stdout;
-}
-
 Deno.test({
   name: "lz4 blocks are read by the lz4 tool, and the tool's by lz4Decompress",
-  ignore: !hasTool,
+  ignore: lz4 === undefined,
   fn: async () => {
     const kernels = WasmKernels.create();
     const length = 1_000_000;
