@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { PrimaryEvent } from "./primary.ts";
+import type { PrimaryEvent } from "./primary_events.ts";
 import type { Transitions } from "./transitions.ts";
 
 /** How far a primary is. */

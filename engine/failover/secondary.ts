@@ -18,11 +18,12 @@
  */
 
 import { IncomingCheckpoint } from "../checkpoint/incoming.ts";
-import type { Replica, ReplicaAnswer, ReplicaEffect } from "../checkpoint/replica.ts";
+import type { Replica, ReplicaEffect } from "../checkpoint/replica.ts";
 import { WireError } from "../errors.ts";
 import { IN_FLIGHT_MAX } from "../limits.ts";
 import type { CommitPayload, HeldEpoch, SeedBeginPayload } from "../link/messages.ts";
 import type { LossEvidence } from "./arbiter.ts";
+import type { SecondaryEvent } from "./secondary_events.ts";
 import {
   IMAGE_TRANSITIONS,
   LIVE_TRANSITIONS,
@@ -30,38 +31,8 @@ import {
 } from "./secondary_transitions.ts";
 import { takes } from "./transitions.ts";
 
+export type { SecondaryEvent } from "./secondary_events.ts";
 export type { SecondaryPhase } from "./secondary_transitions.ts";
-
-/** What happens to a secondary. */
-export type SecondaryEvent =
-  | { readonly type: "qemu-ready" }
-  /** A primary has connected. */
-  | { readonly type: "link-up" }
-  | { readonly type: "link-lost"; readonly reason: string }
-  | { readonly type: "seed-begin"; readonly seed: SeedBeginPayload }
-  /** What is held is of no use to the primary. */
-  | { readonly type: "seed-anew" }
-  | { readonly type: "pages"; readonly chunk: Uint8Array }
-  | { readonly type: "device-state"; readonly piece: Uint8Array; readonly delta?: boolean }
-  | { readonly type: "commit"; readonly epoch: number; readonly commit: CommitPayload }
-  | ReplicaAnswer
-  /** The primary QEMU is gone for certain. */
-  | { readonly type: "primary-lost"; readonly reason: string }
-  /** Too much waits for a load. */
-  | { readonly type: "load-held" }
-  /** Whoever knows that the primary is gone says so. */
-  | { readonly type: "take-over"; readonly reason: string }
-  /** The arbiter's answer to a claim: take over. */
-  | { readonly type: "granted" }
-  /** The arbiter's answer: the VM is another's, and what is held here is of no more use. */
-  | { readonly type: "stale"; readonly reason: string }
-  /** There is no answer but an operator's. */
-  | { readonly type: "undecided"; readonly reason: string }
-  /** The VM runs on its own. */
-  | { readonly type: "promoted" }
-  /** The guest has ended in good order. */
-  | { readonly type: "goodbye"; readonly reason: string }
-  | { readonly type: "qemu-lost"; readonly reason: string };
 
 /** What to do for a secondary. */
 export type SecondaryEffect =

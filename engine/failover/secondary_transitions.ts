@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { SecondaryEvent } from "./secondary.ts";
+import type { SecondaryEvent } from "./secondary_events.ts";
 import type { Row, Transitions } from "./transitions.ts";
 
 /** How far a secondary is. */
