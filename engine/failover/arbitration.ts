@@ -83,7 +83,7 @@ export type ArbitrationEvent =
     readonly standing: Claim["standing"];
     readonly yieldsMs?: number;
   }
-  /** What was claimed is gone: the claim is not made again. */
+  /** What was claimed is gone: the claim is not made again, and a grant is given back. */
   | { readonly type: "withdraw" }
   | { readonly type: "answer"; readonly answer: ArbiterAnswer }
   /** The other host is off. */
@@ -330,8 +330,7 @@ export class ArbitrationMachine {
     answer: ArbiterAnswer,
     nowMs: number,
   ): ArbitrationEffect[] {
-    if (purpose === "release") return [{ type: "closed" }];
-    if (this.#isOver) return [];
+    if (this.#isOver) return purpose === "release" ? [{ type: "closed" }] : [];
     switch (purpose) {
       case "begin":
         return this.#beginAnswered(answer, nowMs);
@@ -350,6 +349,7 @@ export class ArbitrationMachine {
         if (!this.#isHolder) this.#prepareAtMs = nowMs;
         return [{ type: "shared" }];
       case "keep-ready":
+      case "release":
         return [];
     }
   }
@@ -438,6 +438,7 @@ export class ArbitrationMachine {
     const { hasFence } = this.#rules;
     switch (answer.type) {
       case "granted": {
+        if (this.#isWithdrawn) return this.#giveBack(answer.generation);
         this.#open = undefined;
         const effects = this.#granted(answer, nowMs);
         // It has lost already, and nothing has to wait until it is off as well.
@@ -472,6 +473,16 @@ export class ArbitrationMachine {
     if (this.#open === undefined) return [];
     this.#open = undefined;
     return [{ type: "decided", verdict: { type: "undecided", reason } }];
+  }
+
+  /** Whoever is to run the VM next must not wait for one that has nothing to run. */
+  #giveBack(generation: number): ArbitrationEffect[] {
+    const own = { generation, holder: this.#rules.holder };
+    this.#generation = 0;
+    this.#isHolder = false;
+    this.#lease = undefined;
+    this.#prepareAtMs = Infinity;
+    return [...this.#undecided(GONE), ...this.#ask("release", { type: "release", own })];
   }
 
   #granted(
@@ -511,6 +522,7 @@ export class ArbitrationMachine {
     this.#calls.splice(1);
     const { holder } = this.#rules;
     const own = { generation: this.#generation, holder };
+    if (this.#isAsked("release")) return undecided;
     if (!this.#isHolder) return [...undecided, { type: "closed" }];
     return [...undecided, ...this.#ask("release", { type: "release", own })];
   }

@@ -219,10 +219,10 @@ export class Arbitration {
     await this.#closed.promise;
   }
 
-  /** An attempt may follow: not of a claim for what is gone. */
+  /** An attempt or a grant may follow: not of a claim for what is gone. */
   #stepIfWanted(event: ArbitrationEvent): void {
-    const isGone = this.isClaiming && !this.#isWanted();
-    this.#step(isGone ? { type: "withdraw" } : event);
+    if (this.isClaiming && !this.#isWanted()) this.#step({ type: "withdraw" });
+    this.#step(event);
   }
 
   #step(event: ArbitrationEvent): void {
@@ -233,7 +233,7 @@ export class Arbitration {
     switch (effect.type) {
       case "ask":
         ask(this.#options.arbiter, effect.call).then((answer) =>
-          this.#step({ type: "answer", answer })
+          this.#stepIfWanted({ type: "answer", answer })
         );
         return;
       case "ask-peer":

@@ -74,22 +74,35 @@ Deno.test("ArbitrationMachine renews no lease that was replaced while its renewa
   });
 });
 
-Deno.test("ArbitrationMachine has no claim made again that nobody wants, and takes the grant of one that was made", () => {
+Deno.test("ArbitrationMachine has no claim made again that nobody wants", () => {
   const waits = machineWith();
   waits.step(CLAIM, 0);
   waits.step(answer({ type: "unreachable", reason: "down" }), 1);
   const [decided] = waits.step({ type: "withdraw" }, 2);
   assert(decided?.type === "decided" && decided.verdict.type === "undecided");
-  const asked = machineWith();
-  asked.step(CLAIM, 0);
-  assertEquals(types(asked.step({ type: "withdraw" }, 1)), []);
-  const effects = asked.step(answer({ type: "granted", generation: 1, renewedMs: 0 }), 2);
-  assert(effects.some((effect) => effect.type === "decided" && effect.verdict.type === "granted"));
   const gone = machineWith();
   gone.step(CLAIM, 0);
   gone.step({ type: "withdraw" }, 1);
   const after = gone.step(answer({ type: "unreachable", reason: "down" }), 2);
   assertEquals(types(after), ["decided"]);
+});
+
+Deno.test("ArbitrationMachine gives back what is granted for a VM that is gone", () => {
+  const machine = machineWith();
+  machine.step({ type: "share", owner: { generation: 4, holder: "b" } }, 0);
+  machine.step(answer({ type: "done" }), 0);
+  machine.step(answer({ type: "owner", owner: { generation: 4, holder: "b" } }), 0);
+  machine.step(CLAIM, 1);
+  assertEquals(types(machine.step({ type: "withdraw" }, 2)), ["wake"]);
+  const effects = machine.step(answer({ type: "granted", generation: 5, renewedMs: 1 }), 3);
+  assertEquals(types(effects), ["decided", "release"]);
+  const [decided] = effects;
+  assert(decided?.type === "decided" && decided.verdict.type === "undecided");
+  assertEquals(machine.generation, 0, "it has a share in a VM that it does not have");
+  assertEquals(types(machine.step({ type: "tick" }, LEASE_MS)), [], "it renews what it gave back");
+  // It ends when that has been said.
+  assertEquals(types(machine.step({ type: "close" }, LEASE_MS)), []);
+  assertEquals(types(machine.step(answer({ type: "done" }), LEASE_MS)), ["closed"]);
 });
 
 Deno.test("ArbitrationMachine lets a VM run on whose lease had ended when it is granted another", () => {

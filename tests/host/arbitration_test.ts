@@ -146,6 +146,18 @@ Deno.test("Arbitration ends a claim that is stale, and one that only an operator
   await arbitration.close();
 });
 
+Deno.test("Arbitration gives back what is granted when the VM is gone that it was claimed for", async () => {
+  const { arbiter, arbitration, lease } = setUp();
+  await arbitration.share(4, "host-b");
+  let isWanted = true;
+  const verdict = arbitration.claim("reported", "pair", lease, () => isWanted);
+  isWanted = false;
+  assertEquals((await verdict).type, "undecided");
+  assertEquals([arbiter.claims.length, arbiter.released, arbitration.generation], [1, 1, 0]);
+  await arbitration.close();
+  assertEquals(arbiter.released, 1);
+});
+
 /** A fence that takes its time, and counts. */
 function countingFence() {
   const counted = { offs: 0 };

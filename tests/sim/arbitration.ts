@@ -193,10 +193,10 @@ export class Arbitration {
     }
   }
 
-  /** An attempt may follow: not of a claim for what is gone. */
+  /** An attempt or a grant may follow: not of a claim for what is gone. */
   #stepIfWanted(event: ArbitrationEvent): void {
-    const isGone = this.isClaiming && !this.#isWanted();
-    this.#step(isGone ? { type: "withdraw" } : event);
+    if (this.isClaiming && !this.#isWanted()) this.#step({ type: "withdraw" });
+    this.#step(event);
   }
 
   *#ask(call: ArbiterCall): Task<ArbiterAnswer> {
@@ -231,7 +231,7 @@ export class Arbitration {
 
   #answered(answer: ArbiterAnswer): void {
     this.#answer = answer;
-    this.#step({ type: "answer", answer });
+    this.#stepIfWanted({ type: "answer", answer });
     this.#answer = undefined;
   }
 }
