@@ -70,6 +70,8 @@ export class Checkers {
   readonly #phases = new Map<number, PrimaryPhase>();
   /** The host that must take over, because the other one is lost. */
   #heir: Host | undefined;
+  /** It learns of that for certain, so it needs no order. */
+  #isHeirTold = false;
   #unprotectedSinceMs: number | undefined;
 
   constructor(world: World) {
@@ -84,6 +86,9 @@ export class Checkers {
 
   /** The operator knows that the VM runs nowhere: what is said from now on is the first that is said. */
   startedAnew(): void {
+    if (this.#heir !== undefined && this.#isHeirTold) {
+      this.#fail("survival", `${this.#heir.holder} was to take over, and had to be ordered to`);
+    }
     if (this.#world.arbiterKind !== "etcd") this.#speaker = undefined;
   }
 
@@ -211,15 +216,27 @@ export class Checkers {
     this.#taken = { host, moment };
   }
 
-  /** The host of the VM, or its QEMU, is about to be lost. */
-  losing(host: Host): void {
+  /**
+   * The host of the VM, or its QEMU, is about to be lost.
+   *
+   * @param isSaid Its engine lives, and says so
+   */
+  losing(host: Host, isSaid: boolean): void {
     const other = this.#world.hosts[1 - host.index]!;
     if (this.#heir === host) this.#heir = undefined;
     if (!this.#isReported(host) || !this.#canTakeOver(host)) return;
     // In mode `continuous` another QEMU takes the place of one that is of no use.
     if (this.#world.mode === "colo" && !other.secondary?.qemu?.actor.isAwake) return;
     this.#heir = other;
+    this.#isHeirTold = true;
+    const { isCut } = this.#world.network;
+    if (!isSaid || !host.engine?.isAwake || !other.engine?.isAwake || isCut) this.hushed();
     this.#world.sim.trace("checkers", () => `${other.holder} has to take over`);
+  }
+
+  /** What one host says may not come to the other one, who can have nobody else to ask. */
+  hushed(): void {
+    if (this.#world.arbiterKind === "manual") this.#isHeirTold = false;
   }
 
   /** Something happens to a host that it may not survive. */

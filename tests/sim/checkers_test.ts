@@ -23,6 +23,7 @@ const MUTATIONS: readonly Mutation[] = [
   ["loadsPartial", "whole checkpoints"],
   ["neverTakesOver", "survival"],
   ["neverTakesOver", "recovery"],
+  ["diesUnheard", "survival"],
   ["reportsProtected", "true protection"],
   ["neverReconnects", "recovery"],
   ["sharesWhileClaiming", "true protection"],
@@ -63,7 +64,7 @@ function claimOutlivesCopy({ sim, etcd, hosts: [a, b] }: World): void {
 /** The link breaks in the moment in which the VM dies. */
 function vmAndLinkDie({ sim, checkers, network, hosts: [a] }: World): void {
   sim.after(1000, () => {
-    checkers.losing(a!);
+    checkers.losing(a!, true);
     a!.vm?.kill();
     network.reset();
   });

@@ -30,6 +30,16 @@ export const FAULT_KINDS = [
 
 export type FaultKind = (typeof FAULT_KINDS)[number];
 
+/** Those in which the last word of an engine may be lost. */
+const HUSHING: readonly FaultKind[] = [
+  "engine killed",
+  "engine stopped",
+  "host lost",
+  "host stopped",
+  "network cut",
+  "links reset",
+];
+
 /** How long something is out of order. */
 const SHORT_MS = [20, 900] as const;
 const LONG_MS = [900, 7000] as const;
@@ -97,8 +107,7 @@ export class Faults {
     const { random } = sim;
     if (this.#isOver) return;
     const host = random.pick(hosts);
-    // Two hosts by themselves survive what is certain to both, and one thing at a time.
-    if (this.world.arbiterKind === "manual") { for (const host of hosts) checkers.harmed(host); }
+    if (HUSHING.includes(kind)) checkers.hushed();
     this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1);
     sim.trace("FAULT", () => `${kind} (${host.holder})`);
     switch (kind) {
@@ -198,7 +207,7 @@ export class Faults {
   #killVm(host: Host): void {
     const { vm } = host;
     if (vm === undefined) return;
-    this.world.checkers.losing(host);
+    this.world.checkers.losing(host, true);
     vm.kill();
   }
 

@@ -128,7 +128,7 @@ export class Host {
   /** The power fails, which may be the end of what the host was protected from. */
   loseToFaults(): void {
     const { checkers } = this.world;
-    if (this.vm !== undefined) checkers.losing(this);
+    if (this.vm !== undefined) checkers.losing(this, false);
     checkers.harmed(this);
     this.lose();
   }

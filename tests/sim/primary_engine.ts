@@ -113,7 +113,7 @@ export class PrimaryEngine implements CaptureUser {
     watchForHang(this.actor, qemu, () => this.mirror?.isSending ?? false, () => {
       if (this.isDone || this.machine.phase !== "protected") return;
       this.actor.trace(() => "the primary QEMU hangs, and is ended");
-      this.#world.checkers.losing(this.#host);
+      this.#world.checkers.losing(this.#host, true);
       qemu.kill();
     });
   }
@@ -230,6 +230,7 @@ export class PrimaryEngine implements CaptureUser {
       case "release-guest":
         return qemu.releasePrimary();
       case "tell-primary-lost":
+        if (this.#world.rules.diesUnheard) return;
         if (effect.behindSeed) return feed?.queue(() => feed.say(effect.reason));
         return this.link.tell({ type: "primaryLost", reason: effect.reason });
       case "tell-goodbye":

@@ -22,6 +22,8 @@ export interface Rules {
   readonly neverTakesOver: boolean;
   /** Each phase is reported as the one that protects. */
   readonly reportsProtected: boolean;
+  /** A primary that sees its QEMU end keeps that to itself. */
+  readonly diesUnheard: boolean;
   /** No secondary is ever looked for. */
   readonly neverReconnects: boolean;
   /** A link may be made in a generation that is being claimed anew. */
@@ -51,6 +53,7 @@ export const SOUND: Rules = {
   loadsPartial: false,
   neverTakesOver: false,
   reportsProtected: false,
+  diesUnheard: false,
   neverReconnects: false,
   sharesWhileClaiming: false,
   claimsForOthers: false,
