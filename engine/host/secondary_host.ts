@@ -10,9 +10,7 @@ import { LiveReplica } from "../checkpoint/live_replica.ts";
 import { requireListen, type VmConfig } from "../config/mod.ts";
 import { type ControlServer, standbyControlPath } from "../control/mod.ts";
 import {
-  LinkError,
   messageOf,
-  NbdError,
   QemuError,
   QmpError,
   StateError,
@@ -27,14 +25,13 @@ import {
   type SecondaryEvent,
   SecondaryMachine,
 } from "../failover/secondary.ts";
+import { secondaryEvent, secondaryMessage } from "../failover/secondary_words.ts";
 import {
   acceptLinks,
   closeLink,
   type Introduction,
   type Link,
-  LINK_ROLES,
   type LinkAddress,
-  type LinkConnection,
   listenLink,
   type Message,
 } from "../link/mod.ts";
@@ -42,7 +39,6 @@ import { ENGINE_VERSION } from "../version.ts";
 import { killLeftover, type Qemu } from "../vm/mod.ts";
 import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
 import { DiskCopyName } from "./disk_copy.ts";
-import { Heartbeat } from "./heartbeat.ts";
 import { introductionOf } from "./introduction.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
@@ -52,6 +48,7 @@ import { PrimaryHost } from "./primary_host.ts";
 import { announce } from "./packet_filters.ts";
 import type { ReplicaSide, SideOptions } from "./replica_side.ts";
 import { standbyCommands } from "./secondary_control.ts";
+import { SecondaryLink } from "./secondary_link.ts";
 import type { Reporter } from "./report.ts";
 import { createStandbys, StandbyOffer } from "./standby_registry.ts";
 import { overlayDirectory } from "./secondary_disks.ts";
@@ -93,7 +90,7 @@ export class SecondaryHost {
   readonly #arbitration: Arbitration;
   /** What the primary that was accepted last says of itself. */
   #introduction: Introduction | undefined;
-  #heartbeat: Heartbeat | undefined;
+  #serving: SecondaryLink | undefined;
   #offered: StandbyOffer | undefined;
   #listener: Deno.Listener | undefined;
   #control: ControlServer | undefined;
@@ -266,88 +263,33 @@ export class SecondaryHost {
   /** Work with one primary, until the link is gone. */
   async #serve(link: Link): Promise<void> {
     this.#link = link;
-    let reason: string | undefined;
     const { generation, holder } = this.#introduction!;
     await this.#arbitration.share(generation, holder);
     const { heartbeatMs, timeoutMs } = this.#options.config.failover;
-    this.#heartbeat = new Heartbeat(link.control, { intervalMs: heartbeatMs, timeoutMs }, () => {
-      reason ??= `the primary's engine has been silent for ${timeoutMs} ms`;
-      closeLink(link);
+    const side = this.#side!;
+    const serving = new SecondaryLink(link, {
+      side,
+      diskCopy: this.#diskCopy,
+      heartbeat: { intervalMs: heartbeatMs, timeoutMs },
+      takesPages: () => this.#machine.takesPages,
+      take: (message) => this.#guard(() => this.#take(message)),
     });
-    let seeded = false;
-    const read = async (connection: LinkConnection) => {
-      try {
-        for await (const message of connection.receive()) {
-          if (message.type === "diskCopy") {
-            this.#diskCopy.store(message.copy);
-            continue;
-          }
-          if (message.type === "nbd") {
-            await this.#written(message);
-            continue;
-          }
-          if (message.type === "seedBegin") seeded = false;
-          if (message.type === "commit") {
-            // From a seed alone nobody takes over, and its disks have gone on.
-            if (seeded) await this.#side?.arrived(message.epoch);
-            seeded = true;
-          }
-          this.#guard(() => this.#message(message));
-          if (connection === link.bulk && this.#machine.takesPages) await this.#side?.room();
-        }
-      } catch (error) {
-        if (!(error instanceof LinkError || error instanceof WireError)) throw error;
-        // The connection that broke first knows why; the other one was closed for it.
-        reason ??= error.message;
-      } finally {
-        closeLink(link);
-      }
-    };
-    this.#side?.connect(link);
-    // A broken link is noticed where it is read.
-    link.disks.send({ type: "diskCopy", copy: this.#diskCopy.load() }).catch(() => {});
+    this.#serving = serving;
+    side.connect(link);
     this.#step({ type: "link-up" });
-    await Promise.all(LINK_ROLES.map((role) => read(link[role])));
-    this.#heartbeat.stop();
+    const reason = await serving.serve();
     this.#link = undefined;
-    this.#side?.connect(undefined);
-    if (this.#over) return;
-    this.#step({ type: "link-lost", reason: reason ?? "the link to the primary broke" });
+    side.connect(undefined);
+    if (!this.#over) this.#step({ type: "link-lost", reason });
   }
 
-  async #written(message: Extract<Message, { type: "nbd" }>): Promise<void> {
-    try {
-      await this.#side?.written(message);
-    } catch (error) {
-      if (!(error instanceof NbdError)) throw error;
-      throw new WireError(error.message, error.offset);
-    }
-  }
-
-  #message(message: Message): void {
-    switch (message.type) {
-      case "seedBegin":
-        return this.#step({ type: "seed-begin", seed: message });
-      case "seedAnew":
-        return this.#step({ type: "seed-anew" });
-      case "pages":
-        return this.#step({ type: "pages", chunk: message.records });
-      case "deviceState":
-        return this.#step({ type: "device-state", piece: message.bytes, delta: false });
-      case "deviceStateDelta":
-        return this.#step({ type: "device-state", piece: message.bytes, delta: true });
-      case "commit":
-        return this.#step({ type: "commit", epoch: message.epoch, commit: message });
-      case "heartbeat":
-        return this.#heartbeat?.heard();
-      case "primaryLost":
-        return this.#step({ type: "primary-lost", reason: message.reason });
-      case "frames":
-        return this.#side?.frames(message);
-      case "goodbye":
-        this.#step({ type: "goodbye", reason: message.reason });
-        if (this.#machine.phase === "ended") this.#ended.resolve("guest-ended");
-        return;
+  #take(message: Message): void {
+    if (message.type === "frames") return this.#side?.frames(message);
+    const event = secondaryEvent(message);
+    if (event === undefined) return;
+    this.#step(event);
+    if (event.type === "goodbye" && this.#machine.phase === "ended") {
+      this.#ended.resolve("guest-ended");
     }
   }
 
@@ -380,19 +322,14 @@ export class SecondaryHost {
       case "image":
       case "stopped":
         return this.#side?.do(effect);
-      case "tell-ready":
-        return this.#tell({
-          type: "replicaReady",
-          ...effect.held === undefined ? {} : { held: effect.held },
-        });
-      case "tell-committed":
-        return this.#tell({ type: "committed", epoch: effect.epoch });
       case "tell-loaded":
         this.#side?.loaded(effect.epoch);
         this.#options.report({ event: "loaded", atMs: Date.now(), epoch: effect.epoch });
-        return this.#tell({ type: "loaded", epoch: effect.epoch });
+        return this.#tell(secondaryMessage(effect));
+      case "tell-ready":
+      case "tell-committed":
       case "tell-failed":
-        return this.#tell({ type: "replicaFailed", reason: effect.reason });
+        return this.#tell(secondaryMessage(effect));
       case "claim":
         this.#claim(effect.evidence).catch((error) => this.#fail(error));
         return;
@@ -525,7 +462,7 @@ export class SecondaryHost {
     this.#over = true;
     this.#listener?.close();
     this.#control?.close();
-    this.#heartbeat?.stop();
+    this.#serving?.stop();
     await this.#offered?.withdraw();
     await this.#arbitration.close();
     const { phase } = this.#machine;

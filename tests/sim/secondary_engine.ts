@@ -14,6 +14,7 @@ import {
   type SecondaryEvent,
   SecondaryMachine,
 } from "../../engine/failover/secondary.ts";
+import { secondaryEvent, secondaryMessage } from "../../engine/failover/secondary_words.ts";
 import { refusalOf } from "../../engine/failover/refusal.ts";
 import type { Introduction, Message, Refusal } from "../../engine/link/mod.ts";
 import { type Actor, start, type Task } from "./actor.ts";
@@ -133,34 +134,21 @@ export class SecondaryEngine implements Listener, LinkUser {
   }
 
   #message(message: Message): void {
-    switch (message.type) {
-      case "seedBegin":
-        return this.#step({ type: "seed-begin", seed: message });
-      case "seedAnew":
-        return this.#step({ type: "seed-anew" });
-      case "pages":
-        if (this.#host.world.rules.loadsPartial && this.machine.phase === "protecting") {
-          this.side.poke(message.records);
-        }
-        return this.#step({ type: "pages", chunk: message.records });
-      case "deviceState":
-        this.#arriving = message.bytes;
-        return this.#step({ type: "device-state", piece: message.bytes });
-      case "commit": {
-        const { phase } = this.machine;
-        this.#step({ type: "commit", epoch: message.epoch, commit: message });
-        const isLate = phase !== "seeding" && phase !== "protecting";
-        if (!isLate && this.#host.world.mode === "colo") this.held(message.epoch, this.#arriving);
-        return;
-      }
-      case "heartbeat":
-        return this.#beats?.heard();
-      case "primaryLost":
-        return this.#step({ type: "primary-lost", reason: message.reason });
-      case "goodbye":
-        this.#step({ type: "goodbye", reason: message.reason });
-        if (this.machine.phase === "ended") this.#end();
+    if (message.type === "heartbeat") return this.#beats?.heard();
+    const { world } = this.#host;
+    const { phase } = this.machine;
+    if (message.type === "pages" && world.rules.loadsPartial && phase === "protecting") {
+      this.side.poke(message.records);
     }
+    if (message.type === "deviceState") this.#arriving = message.bytes;
+    const event = secondaryEvent(message);
+    if (event === undefined) return;
+    this.#step(event);
+    if (event.type === "commit") {
+      const isLate = phase !== "seeding" && phase !== "protecting";
+      if (!isLate && world.mode === "colo") this.held(event.epoch, this.#arriving);
+    }
+    if (event.type === "goodbye" && this.machine.phase === "ended") this.#end();
   }
 
   #guard(work: () => void): void {
@@ -193,16 +181,10 @@ export class SecondaryEngine implements Listener, LinkUser {
       case "stopped":
         return this.side.do(effect);
       case "tell-ready":
-        return this.link?.send("bulk", {
-          type: "replicaReady",
-          ...effect.held === undefined ? {} : { held: effect.held },
-        });
       case "tell-committed":
-        return this.link?.send("bulk", { type: "committed", epoch: effect.epoch });
       case "tell-loaded":
-        return this.link?.send("bulk", { type: "loaded", epoch: effect.epoch });
       case "tell-failed":
-        return this.link?.send("bulk", { type: "replicaFailed", reason: effect.reason });
+        return this.link?.send("bulk", secondaryMessage(effect));
       case "claim":
         return start(this.actor, this.#claim(effect.evidence));
       case "take-over":
