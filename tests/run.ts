@@ -16,7 +16,7 @@ const ENTRY_POINTS = [
   "mod.ts",
   "cli/colo.ts",
   "wasm/build.ts",
-  "bench/main.ts",
+  "bench",
   "tests/run.ts",
 ];
 const DOCUMENTED = ["engine", "wasm/mod.ts", "mod.ts"];

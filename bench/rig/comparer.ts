@@ -1,6 +1,6 @@
 /**
- * Two comparators behind the same three sockets: QEMU's own `colo-compare`, without a guest, and ours in
- * a worker.
+ * Two comparators behind the same three sockets, each a process of its own: QEMU's own `colo-compare`,
+ * without a guest, and ours.
  *
  * @module
  */
@@ -8,7 +8,7 @@
 import { ColoError } from "../../engine/errors.ts";
 import type { Qemu } from "../../engine/vm/mod.ts";
 import type { BenchContext } from "../area.ts";
-import { RawSocket } from "./raw_socket.ts";
+import { RawListener, type RawSocket } from "./raw_socket.ts";
 import { freshDirectory, until } from "./rig.ts";
 import type { TcpStream } from "./tcp_stream.ts";
 
@@ -18,86 +18,105 @@ export const SOCKETS = { primary: "pri", secondary: "sec", output: "out" } as co
 const START_TIMEOUT_MS = 20_000;
 const STALL_TIMEOUT_MS = 10_000;
 
-/**
- * Pairs outstanding. More overflow the socket that QEMU writes to, and from then on its output is out of
- * order; so it holds for both.
- */
-const WINDOW_PAIRS = 64;
+/** Pairs outstanding that a comparator deals with rightly, and is fastest with. */
+const WINDOW_PAIRS = {
+  /** Some more overflow the socket that it writes to, and from then on its output is out of order. */
+  qemu: 64,
+  /** What it cannot write yet it keeps, in order: any number will do, and more than this is no faster. */
+  ours: 1024,
+} as const;
 
 /** A comparator under load. */
 export class Comparer {
+  /** See {@linkcode WINDOW_PAIRS}. */
+  static readonly windows = WINDOW_PAIRS;
   readonly #primary: RawSocket;
   readonly #secondary: RawSocket;
   readonly #output: RawSocket;
   readonly #received = new Uint8Array(1 << 20);
   readonly #close: () => Promise<void>;
 
-  private constructor(sockets: readonly RawSocket[], close: () => Promise<void>) {
+  /** @param window Pairs outstanding at most, when nothing else is said */
+  private constructor(
+    sockets: readonly RawSocket[],
+    readonly window: number,
+    close: () => Promise<void>,
+  ) {
     [this.#primary, this.#secondary, this.#output] = sockets as [RawSocket, RawSocket, RawSocket];
     this.#close = close;
   }
 
   /** `colo-compare` in a QEMU without a machine. */
   static async startQemu(context: BenchContext, { command, env }: Qemu): Promise<Comparer> {
-    const directory = await freshDirectory(context);
-    const socket = (id: string, name: string) => [
-      "-chardev",
-      `socket,id=${id},path=${directory}/${name},server=on,wait=off`,
-    ];
-    const [program = "", ...leading] = command;
-    const child = new Deno.Command(program, {
-      args: [
-        ...leading,
-        ...["-machine", "none", "-nodefaults", "-display", "none", "-S"],
-        ...["-object", "iothread,id=iothread1"],
-        ...socket("C1", SOCKETS.primary),
-        ...socket("C2", SOCKETS.secondary),
-        ...socket("C3", SOCKETS.output),
-        "-object",
-        "colo-compare,id=comp0,primary_in=C1,secondary_in=C2,outdev=C3,iothread=iothread1",
-      ],
-      env: { ...env },
-      stdin: "null",
-      stdout: "null",
-      stderr: "null",
-    }).spawn();
-    const close = async () => {
-      child.kill("SIGKILL");
-      await child.status;
-    };
-    return await Comparer.#connect(context, directory, close);
+    return await Comparer.#start(context, WINDOW_PAIRS.qemu, (directory) => {
+      const socket = (id: string, name: string) => [
+        "-chardev",
+        `socket,id=${id},path=${directory}/${name},server=off`,
+      ];
+      const [program = "", ...leading] = command;
+      return endOf(
+        new Deno.Command(program, {
+          args: [
+            ...leading,
+            ...["-machine", "none", "-nodefaults", "-display", "none", "-S"],
+            ...["-object", "iothread,id=iothread1"],
+            ...socket("C1", SOCKETS.primary),
+            ...socket("C2", SOCKETS.secondary),
+            ...socket("C3", SOCKETS.output),
+            "-object",
+            "colo-compare,id=comp0,primary_in=C1,secondary_in=C2,outdev=C3,iothread=iothread1",
+          ],
+          env: { ...env },
+          stdin: "null",
+          stdout: "null",
+          stderr: "null",
+        }),
+      );
+    });
   }
 
   /** Ours. */
   static async startOurs(context: BenchContext): Promise<Comparer> {
-    const directory = await freshDirectory(context);
-    const url = new URL("./compare_worker.ts", import.meta.url);
-    // A message would be lost while the worker's modules are loaded; its name is there from the start.
-    const worker = new Worker(url, { type: "module", name: directory });
-    const close = () => Promise.resolve(worker.terminate());
-    return await Comparer.#connect(context, directory, close);
+    return await Comparer.#start(context, WINDOW_PAIRS.ours, (directory) => {
+      const main = new URL("./compare_process.ts", import.meta.url).pathname;
+      return endOf(
+        new Deno.Command(Deno.execPath(), {
+          args: ["run", "-A", main, directory],
+          stdin: "null",
+          stdout: "null",
+          stderr: "inherit",
+        }),
+      );
+    });
   }
 
-  static async #connect(
+  /** Listen, as QEMU's chardevs do, and start one who connects. */
+  static async #start(
     context: BenchContext,
-    directory: string,
-    close: () => Promise<void>,
+    window: number,
+    start: (directory: string) => () => Promise<void>,
   ): Promise<Comparer> {
+    const directory = await freshDirectory(context);
+    const listeners = Object.values(SOCKETS).map((name) => new RawListener(`${directory}/${name}`));
     const sockets: RawSocket[] = [];
+    const close = start(directory);
     try {
-      for (const name of Object.values(SOCKETS)) {
-        await until(
-          () => connect(`${directory}/${name}`, sockets),
-          "the comparator does not listen",
-          START_TIMEOUT_MS,
-          context.signal,
-        );
+      for (const listener of listeners) {
+        const accept = () => {
+          const socket = listener.accept();
+          if (socket !== undefined) sockets.push(socket);
+          return socket !== undefined;
+        };
+        const { signal } = context;
+        await until(accept, "the comparator does not connect", START_TIMEOUT_MS, signal);
       }
-      return new Comparer(sockets, close);
+      return new Comparer(sockets, window, close);
     } catch (error) {
       for (const socket of sockets) socket.close();
       await close();
       throw error;
+    } finally {
+      for (const listener of listeners) listener.close();
     }
   }
 
@@ -105,18 +124,19 @@ export class Comparer {
    * Play a stream to both inputs, as fast as it is taken.
    *
    * @param isVerified Whether every byte that comes out is compared with the recording, which takes time
+   * @param window Pairs outstanding at most
    * @returns Pairs a second
    * @throws {ColoError} when something else comes out, or nothing
    */
-  play({ bytes, recordBytes }: TcpStream, isVerified = false): number {
+  play({ bytes, recordBytes }: TcpStream, isVerified = false, window = this.window): number {
     const pairs = bytes.length / recordBytes;
     let sent = 0;
     let receivedBytes = 0;
     const startMs = performance.now();
     while (receivedBytes < bytes.length) {
       const outstanding = sent - Math.floor(receivedBytes / recordBytes);
-      if (sent < pairs && outstanding <= WINDOW_PAIRS / 2) {
-        const next = Math.min(pairs, sent + WINDOW_PAIRS - outstanding);
+      if (sent < pairs && outstanding <= window / 2) {
+        const next = Math.min(pairs, sent + window - outstanding);
         const piece = bytes.subarray(sent * recordBytes, next * recordBytes);
         this.#send(this.#primary, piece);
         this.#send(this.#secondary, piece);
@@ -191,13 +211,11 @@ export class Comparer {
   }
 }
 
-/** @returns Whether somebody listens there, whose socket was added then */
-function connect(path: string, sockets: RawSocket[]): boolean {
-  try {
-    sockets.push(new RawSocket(path));
-    return true;
-  } catch (error) {
-    if (error instanceof ColoError) return false;
-    throw error;
-  }
+/** Start a contender. @returns Ends it */
+function endOf(command: Deno.Command): () => Promise<void> {
+  const child = command.spawn();
+  return async () => {
+    child.kill("SIGKILL");
+    await child.status;
+  };
 }
