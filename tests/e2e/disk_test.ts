@@ -31,12 +31,12 @@ async function surviveKills(mode: "colo" | "continuous"): Promise<void> {
     );
     assert(synchronised?.event === "disks-synchronised");
     assert(synchronised.pauseMs < 300, `the guest stood still for ${synchronised.pauseMs} ms`);
-    const before = [load.rows.size, load.sectors.size];
+    const before = load.acknowledged;
     await sleep(1500 + random() * 1500);
     const killedMs = performance.timeOrigin + performance.now();
     Deno.kill(from.qemuPid, "SIGKILL");
     const atMs = await to.takesOver();
-    const written = [load.rows.size - before[0]!, load.sectors.size - before[1]!];
+    const written = load.acknowledged.map((count, index) => count - before[index]!);
     await load.ended();
     assert(written.every((count) => count > 0), `only ${written} writes`);
     await from.engine.exited();
@@ -54,6 +54,10 @@ async function surviveKills(mode: "colo" | "continuous"): Promise<void> {
   await sleep(1000);
   await load.stop();
   await load.verify(await from.client());
+  const [rows, sectors] = load.acknowledged;
+  console.log(
+    `${KILLS} kills: ${rows} transactions and ${sectors} sectors acknowledged, all found`,
+  );
   await pair.assertSameImages();
   const notices = [from, to].flatMap(({ engine }) =>
     engine.reports.flatMap((report) => report.event === "notice" ? [report.text] : [])
