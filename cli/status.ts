@@ -38,11 +38,15 @@ export function formatStatus(status: StatusOverControl | StandbyOverControl): st
   if (status.mode === "secondary") {
     return [`standby      ${status.vm}: ${status.phase}, checkpoint ${status.epoch}`];
   }
-  const { statistics: counted, network } = status;
+  const { statistics: counted, network, "disks-copying": copying } = status;
   const ms = (value: number) => `${value.toFixed(1)} ms`;
   const mean = counted.checkpoints === 0 ? 0 : counted["downtime-total"] / counted.checkpoints;
   return [
     `vm           ${status.vm}: ${formatPhase(status)}`,
+    ...(copying === undefined ? [] : [
+      `disks        ${formatBytes(copying["done-bytes"])} of ` +
+      `${formatBytes(copying["total-bytes"])} copied to the standby`,
+    ]),
     `checkpoints  ${counted.checkpoints}, the last is ${status.epoch}; ` +
     `${counted["periodic-count"]} periodic, ${counted["discompare-count"]} for differences`,
     `paused       ${ms(mean)} mean, ${ms(counted["downtime-max"])} max`,

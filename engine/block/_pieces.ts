@@ -28,6 +28,11 @@ export abstract class PieceReader<Piece extends { readonly raw: Uint8Array }> {
   #offset = 0;
   #error: NbdError | undefined;
 
+  /** Whether what has arrived ends with the end of a header, or of the payload behind it. */
+  get isBetween(): boolean {
+    return this.#filled === 0 && this.#payloadLeft === 0;
+  }
+
   /** Whether part of a header has arrived. */
   protected get isInHeader(): boolean {
     return this.#filled > 0;

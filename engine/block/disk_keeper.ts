@@ -34,7 +34,7 @@ export type ToDisks =
 /** What the keeper answers. */
 export type FromDisks =
   | { readonly type: "disk-answer"; readonly disk: number; readonly bytes: Uint8Array }
-  /** It has taken so many bytes of `disk-bytes`. */
+  /** There is room for so many bytes more of `disk-bytes`. */
   | { readonly type: "disk-taken"; readonly bytes: number }
   /** A disk is no copy any more. */
   | { readonly type: "disk-failed"; readonly reason: string };
@@ -56,6 +56,8 @@ export class DiskKeeper {
   readonly #files: ImageFiles;
   readonly #disks: readonly { readonly replica: DiskReplica; epoch: number; isOpen: boolean }[];
   readonly #answer: (answer: FromDisks) => void;
+  /** Of `disk-bytes` that nobody was told of. */
+  #takenBytes = 0;
 
   /** @param files Where the logs are, beside the guest's memory */
   constructor(
@@ -97,7 +99,8 @@ export class DiskKeeper {
       this.#do(command.disk, disk.replica.checkpoint(command.epoch));
     }
     this.#do(command.disk, disk.replica.fromClient(command.bytes));
-    this.#answer({ type: "disk-taken", bytes: command.bytes.length });
+    this.#takenBytes += command.bytes.length;
+    this.#makeRoom();
   }
 
   /** The guest's memory as of this checkpoint, of which all marks have come, is committed. */
@@ -109,11 +112,20 @@ export class DiskKeeper {
     }
     // A seed has no mark.
     if (isMarked) this.#files.remove(UNEQUAL);
+    this.#makeRoom();
   }
 
   /** Somebody takes over from what is committed. */
   drop(): void {
     for (const { replica } of this.#disks) replica.drop();
+    this.#makeRoom();
+  }
+
+  /** Let more come, unless a commit has to take some of what is held first. */
+  #makeRoom(): void {
+    if (this.#takenBytes === 0 || this.#disks.some(({ replica }) => replica.full)) return;
+    this.#answer({ type: "disk-taken", bytes: this.#takenBytes });
+    this.#takenBytes = 0;
   }
 
   #begin(): void {
@@ -132,9 +144,6 @@ export class DiskKeeper {
         this.#answer({ type: "disk-answer", disk, bytes: effect.bytes.slice() });
       } else if (effect.type === "failed") {
         this.#answer({ type: "disk-failed", reason: effect.reason });
-      } else if (effect.type === "full") {
-        // There is a checkpoint every moment, and a guest that is kept waiting takes none.
-        this.#do(disk, this.#disks[disk]!.replica.drain());
       }
     }
   }

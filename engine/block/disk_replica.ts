@@ -27,13 +27,13 @@ export interface DiskReplicaOptions {
   readonly target: DiskTarget;
   /** What the primary asks for; the name by default. */
   readonly exportName?: string;
-  /** Bytes of writes that are held before answers are withheld. */
+  /** Bytes of writes that are held before it is full. */
   readonly bytesMax?: number;
 }
 
 /** What is left to be done. */
 export type DiskReplicaEffect =
-  | Extract<NbdServerEffect, { type: "send" | "full" | "close" }>
+  | Extract<NbdServerEffect, { type: "send" | "close" }>
   /** The disk cannot be kept any more: it is no copy, and takes nothing. */
   | { readonly type: "failed"; readonly reason: string };
 
@@ -65,7 +65,7 @@ export class DiskReplica {
     return this.#server.heldBytes;
   }
 
-  /** Whether nothing more should be read from the connection. */
+  /** See {@linkcode NbdServer.full}. */
   get full(): boolean {
     return this.#server.full;
   }
@@ -100,14 +100,9 @@ export class DiskReplica {
     return effects && this.#perform(() => effects);
   }
 
-  /** What it says. Never throws: a client that makes no sense is disconnected. */
+  /** What it says, which is the replica's from now on. Never throws: a client that makes no sense is disconnected. */
   fromClient(chunk: Uint8Array): DiskReplicaEffect[] {
     return this.#perform(() => this.#server.fromClient(chunk));
-  }
-
-  /** See {@linkcode NbdServer.drain}. */
-  drain(): DiskReplicaEffect[] {
-    return this.#perform(() => this.#server.drain());
   }
 
   /** See {@linkcode NbdServer.checkpoint}: before the guest's memory is committed. */
@@ -146,9 +141,6 @@ export class DiskReplica {
         case "log":
           if (this.#isDirect) applyWrite(this.#target, effect.write);
           else this.#log.write(effect.write);
-          break;
-        case "flush":
-          this.#log.flush();
           break;
         case "read":
           this.#do(this.#server.readDone(effect, this.#read(effect.offset, effect.length)), left);

@@ -1,6 +1,6 @@
 /**
- * The gate between the primary QEMU's NBD client and the secondary QEMU's NBD server, in mode `colo`.
- * Pure: bytes and checkpoint events in, bytes and requests out.
+ * The gate between the primary QEMU's NBD client and the secondary QEMU's NBD server, in mode `colo`, on
+ * the secondary's host. Pure: bytes and checkpoint events in, bytes and requests out.
  *
  * When the secondary loads checkpoint M, QEMU's replication driver makes all that was written to its
  * disk so far a part of M. So at that moment the server must have seen every write that the primary
@@ -10,42 +10,54 @@
  *   a write issued after checkpoint N, and before N+1       N = -1: before the first one
  *     the secondary has loaded N or a later one             passes
  *     it is about to load a later one than N                passes, and is waited for (`settled`)
- *     else                                                  waits, and what must not overtake it as well
+ *     else                                                  waits
  * ```
  *
  * What passes too early would be in the secondary's disk and not in its memory; what passes too late the
  * other way round.
  *
- * The writes that wait are answered by the server, when they have got there, or by the gate itself. QEMU
- * waits for all of its writes whenever it stops the guest, so without answers of the gate's the pause of
- * a checkpoint lasts until the secondary has loaded the one before, where the guest has written since.
- * An answer of the gate's promises no more than the server's: both hold the write in the memory of the
- * secondary's host, and a write whose checkpoint that host does not hold is undone by a takeover anyway.
- * Such a gate must lie on the secondary's host, therefore, and be told of checkpoints in the order of
- * the client's bytes. Behind `EarlyAnswers` it answers all writes, because their client does not wait for
- * them any more: so it is the gate that keeps those to the same place in their order.
+ * The client was told by `EarlyAnswers` that its changes are done, so nobody answers them here, and it is
+ * the gate that keeps those to the same place in their order: whatever waits is passed in the order of its
+ * coming. A write whose checkpoint this host does not hold is undone by a takeover anyway.
  *
  * @module
  */
 
 import { LocalProtocolError } from "../errors.ts";
 import { DISK_GATE_BYTES_MAX } from "../limits.ts";
-import { RequestsUnderWay } from "./_under_way.ts";
-import { type GateEffect, type GateOptions, type HeldRequest, joined } from "./gate_effects.ts";
-import {
-  isWrite,
-  NBD_COMMAND,
-  type NbdRequest,
-  nbdRequest,
-  nbdResult,
-  requestPayloadBytes,
-} from "./nbd.ts";
-import { NbdClientReader, NbdServerReader } from "./nbd_reader.ts";
+import { ChangesUnderWay } from "./_under_way.ts";
+import { isChange, isWrite, type NbdRequest, nbdRequest, requestPayloadBytes } from "./nbd.ts";
+import { NbdConversation } from "./nbd_reader.ts";
+
+/** One thing to do, in the order of the array. Bytes may be views of what the gate was given. */
+export type GateEffect =
+  | { readonly type: "to-server"; readonly bytes: Uint8Array }
+  | { readonly type: "to-client"; readonly bytes: Uint8Array }
+  /** All that was written before the checkpoint has been answered by the server: it may be loaded. */
+  | { readonly type: "settled"; readonly epoch: number }
+  /**
+   * More waits than should: have the secondary load the last checkpoint that was taken, and meanwhile,
+   * as long as `DiskGate.full`, read nothing from the client.
+   */
+  | { readonly type: "full" }
+  /** The server did not do it: the secondary's disk is no copy any more. */
+  | { readonly type: "failed"; readonly request: NbdRequest };
+
+/** A request that waits. */
+interface HeldRequest {
+  /** The checkpoint that it was issued after. */
+  readonly epoch: number;
+  readonly request: NbdRequest;
+  readonly raw: Uint8Array;
+  /** As far as they have come. */
+  readonly data: Uint8Array[];
+  isWhole: boolean;
+}
 
 /** What a request that waits costs besides its data. */
 const HELD_REQUEST_BYTES = 512;
 
-/** Requests that waited and that the server has not answered: it takes no more than 16 at a time. */
+/** Changes that the server has not answered: it takes no more than 16 at a time. */
 const RELEASED_MAX = 64;
 
 /**
@@ -65,17 +77,12 @@ const RELEASED_MAX = 64;
  * ```
  */
 export class DiskGate {
-  readonly #client = new NbdClientReader();
-  readonly #server = new NbdServerReader();
-  readonly #answers: "server" | "gate" | "always";
+  readonly #conversation = new NbdConversation();
   readonly #bytesMax: number;
   #held: HeldRequest[] = [];
   #heldBytes = 0;
-  /** The request whose data are arriving, if it waits. */
-  #arriving: HeldRequest | undefined;
-  readonly #underWay = new RequestsUnderWay();
+  readonly #underWay = new ChangesUnderWay();
   #isSwallowing = false;
-  #hasForm = false;
   #taken = -1;
   #loading = -1;
   #loaded = -1;
@@ -84,9 +91,9 @@ export class DiskGate {
   #isCut = false;
   #effects: GateEffect[] = [];
 
-  constructor(options: GateOptions = {}) {
-    this.#answers = options.answers ?? "server";
-    this.#bytesMax = options.bytesMax ?? DISK_GATE_BYTES_MAX;
+  /** @param bytesMax Bytes that wait before it is full */
+  constructor(bytesMax = DISK_GATE_BYTES_MAX) {
+    this.#bytesMax = bytesMax;
   }
 
   /** Whether a write would pass. */
@@ -104,39 +111,40 @@ export class DiskGate {
     return this.#isFull;
   }
 
-  /** Writes that the server has not answered, those that wait included. */
-  get unansweredWrites(): number {
-    return this.#underWay.size + this.#held.filter(({ request }) => isWrite(request)).length;
+  /** Whether the server has answered all that the client has changed. */
+  get isIdle(): boolean {
+    return this.#underWay.size === 0 && this.#held.length === 0;
   }
 
-  /** @throws {NbdError} when it is no NBD; the connection is of no further use */
+  /**
+   * @param chunk The gate's from now on
+   * @throws {NbdError} when it is no NBD; the connection is of no further use
+   */
   fromClient(chunk: Uint8Array): GateEffect[] {
     if (this.#isCut) return [];
-    for (const piece of this.#client.push(chunk)) {
+    for (const piece of this.#conversation.fromClient(chunk)) {
       if (piece.type === "request") this.#request(piece.request, piece.raw);
       else if (piece.type === "payload") this.#payload(piece.raw, piece.last);
-      else {
-        this.#server.said(piece);
-        this.#toServer(piece.raw);
-      }
+      else this.#toServer(piece.raw);
     }
     return this.#flush();
   }
 
-  /** @throws {NbdError} when it is no NBD; the connection is of no further use */
+  /**
+   * @param chunk The gate's from now on
+   * @throws {NbdError} when it is no NBD; the connection is of no further use
+   */
   fromServer(chunk: Uint8Array): GateEffect[] {
     if (this.#isCut) return [];
-    for (const piece of this.#server.push(chunk)) {
+    for (const piece of this.#conversation.fromServer(chunk)) {
       if (piece.type === "reply") {
         const { handle, done, failed } = piece.reply;
-        this.#isSwallowing = this.#underWay.isOwn(handle);
-        this.#replied(handle, done, failed);
+        const request = this.#underWay.get(handle);
+        this.#isSwallowing = request !== undefined;
+        if (failed && request !== undefined) this.#effects.push({ type: "failed", request });
+        if (done) this.#underWay.done(handle);
       } else if (piece.type !== "payload") this.#isSwallowing = false;
       if (!this.#isSwallowing) this.#effects.push({ type: "to-client", bytes: piece.raw });
-    }
-    if (!this.#hasForm && this.#server.form !== undefined) {
-      this.#hasForm = true;
-      this.#client.beginRequests(this.#server.form);
     }
     return this.#flush();
   }
@@ -180,7 +188,6 @@ export class DiskGate {
     this.#isCut = true;
     this.#held = [];
     this.#heldBytes = 0;
-    this.#arriving = undefined;
     this.#isFull = false;
   }
 
@@ -189,93 +196,45 @@ export class DiskGate {
   }
 
   #request(request: NbdRequest, raw: Uint8Array): void {
-    this.#arriving = undefined;
-    if (!this.#waits(request)) return this.#forward(request, raw);
-    const isWhole = requestPayloadBytes(request, this.#server.form!) === 0;
-    const held = { epoch: this.#taken, request, bytes: [raw], isWhole, isAnswered: false };
-    this.#held.push(held);
+    const isWhole = requestPayloadBytes(request, this.#conversation.form!) === 0;
+    this.#held.push({ epoch: this.#taken, request, raw, data: [], isWhole });
     this.#heldBytes += HELD_REQUEST_BYTES;
-    if (isWhole) this.#answer(held);
-    else this.#arriving = held;
-  }
-
-  #waits(request: NbdRequest): boolean {
-    if (isWrite(request) && !this.#passes(this.#taken)) return true;
-    const isChange = isWrite(request) || request.command === NBD_COMMAND.FLUSH;
-    if (this.#answers === "always" && isChange) return true;
-    if (this.#held.length === 0) return this.#underWay.precedes(request);
-    const { command } = request;
-    if (isWrite(request) || command === NBD_COMMAND.FLUSH || command === NBD_COMMAND.DISC) {
-      return true;
-    }
-    // Whoever was told that a write is done may read it back.
-    return this.#answers !== "server";
   }
 
   #payload(raw: Uint8Array, last: boolean): void {
-    const held = this.#arriving;
-    if (held === undefined) return this.#toServer(raw);
-    held.bytes.push(raw.slice());
+    // Nothing passes before it is whole, and nothing overtakes it.
+    const held = this.#held.at(-1)!;
+    held.data.push(raw);
+    held.isWhole = last;
     this.#heldBytes += raw.length;
-    if (!last) return;
-    held.isWhole = true;
-    this.#arriving = undefined;
-    this.#answer(held);
-  }
-
-  #answer(held: HeldRequest): void {
-    const { request } = held;
-    const mayBe = isWrite(request) || request.command === NBD_COMMAND.FLUSH;
-    if (this.#answers === "server" || !mayBe || this.#isFull) return;
-    held.isAnswered = true;
-    this.#effects.push({ type: "to-client", bytes: nbdResult(request, this.#server.form!) });
   }
 
   /** Let go of what may pass by now. */
   #release(): void {
     let count = 0;
-    for (const held of this.#held) {
-      const { epoch, request, isAnswered } = held;
-      if (!this.#passes(epoch) || this.#underWay.size >= RELEASED_MAX) break;
-      if (this.#underWay.precedes(request)) break;
-      // Nobody knows its order but the gate, if it is the gate that answers.
-      if (this.#answers === "always" && !held.isWhole) break;
+    for (const { epoch, request, raw, data, isWhole } of this.#held) {
+      if (!isWhole || (isWrite(request) && !this.#passes(epoch))) break;
+      if (this.#underWay.size >= RELEASED_MAX || this.#underWay.precedes(request)) break;
       count++;
-      const [header, ...data] = held.bytes;
-      if (isAnswered) this.#forwardAsOwn(request);
-      else this.#forward(request, header!);
+      this.#toServer(isChange(request) ? this.#own(request) : raw);
       this.#heldBytes -= HELD_REQUEST_BYTES;
       for (const bytes of data) {
         this.#heldBytes -= bytes.length;
         this.#toServer(bytes);
       }
-      // The rest of its data passes as it comes.
-      if (this.#arriving === held) this.#arriving = undefined;
     }
-    this.#held = this.#held.slice(count);
+    this.#held.splice(0, count);
   }
 
-  #forwardAsOwn(request: NbdRequest): void {
-    const own = this.#underWay.addOwn(request);
-    const raw = nbdRequest(own, this.#server.form!);
-    this.#server.said({ type: "request", raw, request: own });
-    this.#toServer(raw);
-  }
-
-  #forward(request: NbdRequest, raw: Uint8Array): void {
-    this.#server.said({ type: "request", raw, request });
-    this.#underWay.add(request);
-    this.#toServer(raw);
+  /** The header of a request whose answer is not for the client. */
+  #own(request: NbdRequest): Uint8Array {
+    const own = this.#underWay.add(request);
+    this.#conversation.asks(own);
+    return nbdRequest(own, this.#conversation.form!);
   }
 
   #toServer(bytes: Uint8Array): void {
     this.#effects.push({ type: "to-server", bytes });
-  }
-
-  #replied(handle: bigint, done: boolean, failed: boolean): void {
-    const request = this.#underWay.get(handle);
-    if (failed && request !== undefined) this.#effects.push({ type: "failed", request });
-    if (done) this.#underWay.done(handle);
   }
 
   #flush(): GateEffect[] {
@@ -289,8 +248,6 @@ export class DiskGate {
       this.#isFull = true;
       this.#effects.push({ type: "full" });
     } else if (this.#heldBytes <= this.#bytesMax / 2) this.#isFull = false;
-    const effects = joined(this.#effects);
-    this.#effects = [];
-    return effects;
+    return this.#effects.splice(0);
   }
 }

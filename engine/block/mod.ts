@@ -7,8 +7,7 @@
 export { DiskLog, type DiskWrite, type HeldMemory } from "./disk_log.ts";
 export * from "./disk_replica.ts";
 export { EarlyAnswers } from "./early_answers.ts";
-export { DiskGate } from "./gate.ts";
-export type { GateEffect, GateOptions } from "./gate_effects.ts";
+export { DiskGate, type GateEffect } from "./gate.ts";
 export {
   type BlockMonitor,
   blockNodes,

@@ -158,6 +158,11 @@ export function isWrite({ command }: Pick<NbdRequest, "command">): boolean {
     command === NBD_COMMAND.WRITE_ZEROES;
 }
 
+/** Whether a request is one of those that are answered early: see `EarlyAnswers`. */
+export function isChange({ command }: Pick<NbdRequest, "command">): boolean {
+  return isWrite({ command }) || command === NBD_COMMAND.FLUSH;
+}
+
 /** How many bytes follow a request. */
 export function requestPayloadBytes(
   { command, flags, length }: NbdRequest,

@@ -10,6 +10,7 @@
 import { NBD_OPTION_BYTES_MAX, NBD_PAYLOAD_BYTES_MAX, NBD_REQUESTS_MAX } from "../limits.ts";
 import { type PayloadPiece, PieceReader, tail } from "./_pieces.ts";
 import {
+  isChange,
   NBD_CHUNK,
   NBD_CHUNK_DONE,
   NBD_CHUNK_ERROR_FROM,
@@ -247,7 +248,10 @@ export class NbdServerReader extends PieceReader<Exclude<NbdServerPiece, Payload
   }
 }
 
-/** Both directions of one connection, put together as they come. */
+/**
+ * Both directions of one connection, put together as they come. The server answers all that does not
+ * change its disk: see `EarlyAnswers`.
+ */
 export class NbdConversation {
   readonly #client = new NbdClientReader();
   readonly #server = new NbdServerReader();
@@ -258,16 +262,28 @@ export class NbdConversation {
     return this.#form;
   }
 
-  /** Requests that are not answered yet. */
+  /** Requests that are to be answered, and are not yet. */
   get requests(): ReadonlyMap<bigint, NbdRequest> {
     return this.#server.requests;
+  }
+
+  /** Whether all that the client has said is whole. */
+  get isBetween(): boolean {
+    return this.#client.isBetween;
   }
 
   /** @throws {NbdError} as {@linkcode PieceReader.push} */
   fromClient(chunk: Uint8Array): NbdClientPiece[] {
     const pieces = this.#client.push(chunk);
-    for (const piece of pieces) this.#server.said(piece);
+    for (const piece of pieces) {
+      if (piece.type !== "request" || !isChange(piece.request)) this.#server.said(piece);
+    }
     return pieces;
+  }
+
+  /** The server is asked for this by somebody else than the client, and will answer. */
+  asks(request: NbdRequest): void {
+    this.#server.said({ type: "request", raw: new Uint8Array(0), request });
   }
 
   /** @throws {NbdError} as {@linkcode PieceReader.push} */

@@ -4,24 +4,24 @@
  * effects out; {@linkcode DiskReplica} performs them.
  *
  * ```text
- *   WRITE, TRIM, WRITE_ZEROES   held in the log of the running epoch, then answered
- *   FLUSH                       answered when all that is held survives this process
+ *   WRITE, TRIM, WRITE_ZEROES   held in the log of the running epoch
  *   READ                        what the disk has, with what is held over it
  *   checkpoint(N)               the log is that of N from now on, and another one begins
  *   commit(N)                   the logs up to N become the disk's
  *   drop()                      a takeover: what is not committed never was
  * ```
  *
- * When more is held than should be, answers are withheld, which slows the guest down, and a checkpoint
- * is asked for. A guest is never told of an error. QEMU waits for its answers when it stops the guest for
- * that checkpoint, so they must be given then: see {@linkcode NbdServer.drain}.
+ * The client's changes are answered by `EarlyAnswers` at its own end, and not here. When more is held than
+ * should be, nothing more is to be read from it, which slows the guest down.
  *
  * @module
  */
 
+import { NbdError } from "../errors.ts";
 import { DISK_LOG_BYTES_MAX } from "../limits.ts";
-import { heldBytesOf } from "./disk_log.ts";
+import { type DiskWrite, heldBytesOf } from "./disk_log.ts";
 import {
+  isChange,
   isWrite,
   NBD_CHUNK,
   NBD_CHUNK_DONE,
@@ -43,8 +43,8 @@ import type { NbdServerEffect, NbdServerOptions } from "./nbd_server_effects.ts"
 /** A WRITE whose data are arriving. */
 interface Arriving {
   readonly request: NbdRequest;
-  readonly data: Uint8Array;
-  filled: number;
+  /** As they came. */
+  readonly pieces: Uint8Array[];
 }
 
 /** One disk. */
@@ -61,9 +61,6 @@ export class NbdServer {
   /** Bytes in the log of the running epoch, and in those of checkpoints that are not committed. */
   #runningBytes = 0;
   #sealed: { readonly epoch: number; readonly bytes: number }[] = [];
-  #withheld: Uint8Array[] = [];
-  #isFull = false;
-  #isDraining = false;
   #effects: NbdServerEffect[] = [];
 
   constructor(options: NbdServerOptions) {
@@ -77,9 +74,12 @@ export class NbdServer {
     return this.#sealed.reduce((sum, { bytes }) => sum + bytes, this.#runningBytes);
   }
 
-  /** Whether more is held than should be: nothing more should be read from the connection. */
+  /**
+   * Whether more is held than should be, of which a commit will take some: nothing more should be read
+   * from the connection until then.
+   */
   get full(): boolean {
-    return this.#isFull && !this.#isDraining;
+    return this.#sealed.length > 0 && this.heldBytes > this.#bytesMax;
   }
 
   /**
@@ -91,7 +91,6 @@ export class NbdServer {
     this.#isClosed = true;
     this.#sealed = [];
     this.#runningBytes = 0;
-    this.#isFull = false;
   }
 
   /** @returns Nothing when this client is not let in */
@@ -102,13 +101,15 @@ export class NbdServer {
     this.#handshake = new NbdServerHandshake(this.#options);
     this.#form = "simple";
     this.#arriving = undefined;
-    this.#withheld = [];
     this.#isClosed = false;
     this.#send(nbdGreeting());
     return this.#take();
   }
 
-  /** @throws {NbdError} when it is no NBD; the connection is of no further use */
+  /**
+   * @param chunk The server's from now on
+   * @throws {NbdError} when it is no NBD; the connection is of no further use
+   */
   fromClient(chunk: Uint8Array): NbdServerEffect[] {
     for (const piece of this.#isClosed ? [] : this.#reader.push(chunk)) {
       if (piece.type === "flags") this.#answer(this.#handshake.flags(piece.flags));
@@ -137,19 +138,8 @@ export class NbdServer {
     return this.#take();
   }
 
-  /**
-   * The primary is about to stand still for a checkpoint: all its writes are answered until
-   * {@linkcode checkpoint} is called.
-   */
-  drain(): NbdServerEffect[] {
-    this.#isDraining = true;
-    this.#release();
-    return this.#take();
-  }
-
   /** The primary stands still for this checkpoint, and all that it said before was taken. */
   checkpoint(epoch: number): NbdServerEffect[] {
-    this.#isDraining = false;
     this.#sealed.push({ epoch, bytes: this.#runningBytes });
     this.#runningBytes = 0;
     this.#effects.push({ type: "seal", epoch });
@@ -160,7 +150,6 @@ export class NbdServer {
   commit(epoch: number): NbdServerEffect[] {
     this.#sealed = this.#sealed.filter((log) => log.epoch > epoch);
     this.#effects.push({ type: "apply", epoch });
-    this.#reconsider();
     return this.#take();
   }
 
@@ -168,8 +157,6 @@ export class NbdServer {
   drop(): NbdServerEffect[] {
     this.#sealed = [];
     this.#runningBytes = 0;
-    this.#withheld = [];
-    this.#isFull = false;
     this.#isExpecting = false;
     this.#effects.push({ type: "drop" });
     this.#close();
@@ -189,36 +176,46 @@ export class NbdServer {
     const { command } = request;
     if (command === NBD_COMMAND.DISC) return this.#close();
     if (requestPayloadBytes(request, this.#form) > 0) {
-      this.#arriving = { request, data: new Uint8Array(request.length), filled: 0 };
+      this.#arriving = { request, pieces: [] };
     } else this.#do(request);
   }
 
   #data(raw: Uint8Array, last: boolean): void {
-    const arriving = this.#arriving!;
-    arriving.data.set(raw, arriving.filled);
-    arriving.filled += raw.length;
-    if (last) this.#do(arriving.request, arriving.data);
+    const { request, pieces } = this.#arriving!;
+    pieces.push(raw);
+    if (!last) return;
+    if (pieces.length === 1) return this.#do(request, raw);
+    const data = new Uint8Array(request.length);
+    let at = 0;
+    for (const piece of pieces) {
+      data.set(piece, at);
+      at += piece.length;
+    }
+    this.#do(request, data);
   }
 
   #do(request: NbdRequest, bytes?: Uint8Array): void {
-    const { command, handle, offset, length, flags } = request;
+    const { command, handle, offset, length } = request;
     const error = this.#mistake(request);
+    if (isChange(request)) {
+      // Its client believes that it is done.
+      if (error !== 0) {
+        throw new NbdError(`Cannot do request ${command} of ${length} bytes`, offset);
+      }
+      if (isWrite(request) && length > 0) this.#hold({ offset, length, ...(bytes && { bytes }) });
+      return;
+    }
     if (error !== 0) return this.#send(nbdResult(request, this.#form, error));
     if (command === NBD_COMMAND.READ) {
       this.#effects.push({ type: "read", handle, offset, length });
       return;
     }
-    if (isWrite(request) && length > 0) {
-      const write = bytes === undefined ? { offset, length } : { offset, length, bytes };
-      this.#effects.push({ type: "log", write });
-      this.#runningBytes += heldBytesOf(write);
-      this.#reconsider();
-    }
-    const isSafe = command === NBD_COMMAND.FLUSH || (flags & NBD_COMMAND_FLAG.FUA) !== 0;
-    if (isSafe) this.#effects.push({ type: "flush" });
-    const result = nbdResult(request, this.#form);
-    if (this.full && command !== NBD_COMMAND.CACHE) this.#withheld.push(result);
-    else this.#send(result);
+    this.#send(nbdResult(request, this.#form));
+  }
+
+  #hold(write: DiskWrite): void {
+    this.#effects.push({ type: "log", write });
+    this.#runningBytes += heldBytesOf(write);
   }
 
   /** The error number of a request that cannot be meant, or 0. */
@@ -234,19 +231,7 @@ export class NbdServer {
     ]).get(command);
     if (known === undefined || (flags & ~known) !== 0) return NBD_ERROR.EINVAL;
     const isInside = command === NBD_COMMAND.FLUSH || offset + length <= this.#options.sizeBytes;
-    if (isInside) return 0;
-    return isWrite({ command }) ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL;
-  }
-
-  #reconsider(): void {
-    const isTooMuch = this.heldBytes > this.#bytesMax;
-    if (isTooMuch && !this.#isFull) this.#effects.push({ type: "full" });
-    this.#isFull = isTooMuch;
-    if (!isTooMuch) this.#release();
-  }
-
-  #release(): void {
-    for (const bytes of this.#withheld.splice(0)) this.#send(bytes);
+    return isInside ? 0 : NBD_ERROR.EINVAL;
   }
 
   #send(bytes: Uint8Array): void {

@@ -12,8 +12,6 @@ export type NbdServerEffect =
   | { readonly type: "send"; readonly bytes: Uint8Array }
   /** Into the log of the running epoch; zeros where it has no bytes. */
   | { readonly type: "log"; readonly write: DiskWrite }
-  /** See that the log survives this process. */
-  | { readonly type: "flush" }
   /** Then call `NbdServer.readDone`. */
   | {
     readonly type: "read";
@@ -27,12 +25,10 @@ export type NbdServerEffect =
   | { readonly type: "apply"; readonly epoch: number }
   /** Forget all logs. */
   | { readonly type: "drop" }
-  /** Have a checkpoint taken: too much is held. */
-  | { readonly type: "full" }
   | { readonly type: "close" };
 
 /** What a server is to offer. */
 export interface NbdServerOptions extends NbdExportDescription {
-  /** Bytes of writes that are held before answers are withheld. */
+  /** Bytes of writes that are held before it is full. */
   readonly bytesMax?: number;
 }

@@ -18,8 +18,8 @@ export class ImagePort {
   readonly #closed = Promise.withResolvers<void>();
   /** What it is to be told once it listens. */
   #unsent: ToImage[] | undefined = [];
-  #queuedBytes = 0;
-  #room: PromiseWithResolvers<void> | undefined;
+  readonly #pages = new Queued();
+  readonly #disks = new Queued();
 
   /**
    * Start the worker, and take a directory.
@@ -47,9 +47,14 @@ export class ImagePort {
   }
 
   tell(command: ToKeeper | ToDisks): void {
-    if (command.type === "disk-bytes") this.#queuedBytes += command.bytes.length;
+    if (command.type === "disk-bytes") {
+      const { buffer, length } = command.bytes;
+      this.#disks.add(length);
+      // It came over the link, and nobody else has it.
+      return this.#post(command, buffer instanceof ArrayBuffer ? [buffer] : []);
+    }
     if (!("chunk" in command)) return this.#post(command);
-    this.#queuedBytes += command.chunk.length;
+    this.#pages.add(command.chunk.length);
     // Its buffer goes along, so it must hold nothing else.
     const { buffer, byteLength } = command.chunk;
     const own = buffer instanceof ArrayBuffer && buffer.byteLength === byteLength;
@@ -57,11 +62,14 @@ export class ImagePort {
     this.#post({ ...command, chunk }, [chunk.buffer]);
   }
 
-  /** Fulfilled when there is room for more: so a fast link does not fill this machine's memory. */
+  /** Fulfilled when there is room for more of the guest's memory. */
   async room(): Promise<void> {
-    if (this.#queuedBytes <= IMAGE_QUEUE_BYTES_MAX) return;
-    this.#room ??= Promise.withResolvers();
-    await this.#room.promise;
+    await this.#pages.room();
+  }
+
+  /** Fulfilled when there is room for more writes to its disks, which may wait for its memory. */
+  async roomForWrites(): Promise<void> {
+    await this.#disks.room();
   }
 
   /** Give the directory up once all that was told is done; what is held stays there. */
@@ -84,12 +92,9 @@ export class ImagePort {
       case "failed":
         return this.#fail(answer.reason);
       case "done":
+        return this.#pages.take(answer.bytes);
       case "disk-taken":
-        this.#queuedBytes -= answer.bytes;
-        if (this.#queuedBytes > IMAGE_QUEUE_BYTES_MAX) return;
-        this.#room?.resolve();
-        this.#room = undefined;
-        return;
+        return this.#disks.take(answer.bytes);
       default:
         return this.#handle(answer);
     }
@@ -102,7 +107,34 @@ export class ImagePort {
   }
 
   #fail(reason: string): void {
-    this.#room?.resolve();
+    this.#pages.open();
+    this.#disks.open();
     this.#failed(new StoreError(reason));
+  }
+}
+
+/** What the worker was sent and has not taken: so a fast link does not fill this machine's memory. */
+class Queued {
+  #bytes = 0;
+  #room: PromiseWithResolvers<void> | undefined;
+
+  add(bytes: number): void {
+    this.#bytes += bytes;
+  }
+
+  take(bytes: number): void {
+    this.#bytes -= bytes;
+    if (this.#bytes <= IMAGE_QUEUE_BYTES_MAX) this.open();
+  }
+
+  open(): void {
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  async room(): Promise<void> {
+    if (this.#bytes <= IMAGE_QUEUE_BYTES_MAX) return;
+    this.#room ??= Promise.withResolvers();
+    await this.#room.promise;
   }
 }

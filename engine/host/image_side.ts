@@ -148,7 +148,7 @@ export class ImageSide implements ReplicaSide {
     this.#image.tell({ type: "disk-bytes", disk, epoch, bytes });
     this.#epochs[disk] = Math.max(epoch, this.#epochs[disk]!);
     this.#tellNews();
-    await this.#image.room();
+    await this.#image.roomForWrites();
   }
 
   async arrived(epoch: number): Promise<void> {

@@ -6,46 +6,78 @@
 
 import { writeAll } from "./capture_port.ts";
 
-/** What a read may bring at once. */
-const READ_BYTES = 256 * 1024;
+/** So much of what waits goes in one write; a larger piece alone, as it is. */
+const JOINED_BYTES_MAX = 64 * 1024;
 
 /** Writes in their order, and reads. */
 export class NbdSocket {
   readonly #connection: Deno.Conn;
-  #writing: Promise<void> = Promise.resolve();
+  readonly #queue: Uint8Array[] = [];
+  #isWriting = false;
   #closed = false;
 
   constructor(connection: Deno.Conn) {
     this.#connection = connection;
   }
 
-  /** Queue bytes; what a broken socket does not take is lost, and noticed where it is read. */
-  write(bytes: Uint8Array): void {
-    const own = bytes.slice();
-    this.#writing = this.#writing
-      .then(() => this.#closed ? undefined : writeAll(this.#connection, own))
-      .catch(() => this.close());
+  /**
+   * Queue pieces, which are not copied and must stay as they are; what a broken socket does not take is
+   * lost, and noticed where it is read.
+   */
+  write(pieces: readonly Uint8Array[]): void {
+    this.#queue.push(...pieces);
+    if (!this.#isWriting) this.#write();
   }
 
-  /** Call `take` with all that is said, one after another, until either side closes. */
-  async read(take: (bytes: Uint8Array) => Promise<void>): Promise<void> {
-    const buffer = new Uint8Array(READ_BYTES);
+  /**
+   * Read once.
+   *
+   * @returns Bytes read, or nothing when either side has closed
+   */
+  async read(space: Uint8Array): Promise<number | undefined> {
+    if (this.#closed) return undefined;
     try {
-      for (let count; !this.#closed && (count = await this.#connection.read(buffer)) !== null;) {
-        await take(buffer.subarray(0, count));
-      }
+      const count = await this.#connection.read(space);
+      if (count !== null && !this.#closed) return count;
     } catch (error) {
       // A socket that breaks has ended; whatever else fails is somebody's to know.
       if (!this.#closed && !isBroken(error)) throw error;
-    } finally {
-      this.close();
     }
+    this.close();
+    return undefined;
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#connection.close();
+  }
+
+  async #write(): Promise<void> {
+    this.#isWriting = true;
+    try {
+      while (this.#queue.length > 0 && !this.#closed) {
+        await writeAll(this.#connection, this.#next());
+      }
+    } catch {
+      this.close();
+    }
+    this.#isWriting = false;
+  }
+
+  #next(): Uint8Array {
+    let [count, bytes] = [0, 0];
+    while (count < this.#queue.length && bytes + this.#queue[count]!.length <= JOINED_BYTES_MAX) {
+      bytes += this.#queue[count++]!.length;
+    }
+    if (count < 2) return this.#queue.shift()!;
+    const joined = new Uint8Array(bytes);
+    let at = 0;
+    for (const piece of this.#queue.splice(0, count)) {
+      joined.set(piece, at);
+      at += piece.length;
+    }
+    return joined;
   }
 }
 

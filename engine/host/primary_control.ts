@@ -17,7 +17,7 @@ import type { ColoStatistics } from "./statistics.ts";
 /** What the commands need of a primary. */
 export interface ControlledPrimary {
   /** How far it is, and the number of its last checkpoint. */
-  status(): Pick<StatusOverControl, "phase" | "epoch" | "bypass" | "statistics" | "network">;
+  status(): Omit<StatusOverControl, "vm" | "mode" | "protected">;
   /** The monitor of its QEMU. */
   readonly qmp: QmpClient;
   /** See {@linkcode PrimaryHost.save}. */
@@ -74,6 +74,15 @@ export interface StatusOverControl {
   readonly statistics: ColoStatistics;
   /** A network card each, once a secondary has come. */
   readonly network: readonly OutboundStatistics[];
+  /** While the disks are copied to the secondary, which cannot be seeded before. */
+  readonly "disks-copying"?: DisksCopying;
+}
+
+/** How far the disks are copied. */
+export interface DisksCopying {
+  readonly "done-bytes": number;
+  /** Grows when the guest writes. */
+  readonly "total-bytes": number;
 }
 
 /** What a saved checkpoint is called on the control socket. */

@@ -26,7 +26,6 @@ import {
   EarlyAnswers,
   finishMirror,
   forgetChanges,
-  type GateEffect,
   type GuestDisk,
   insertQuorum,
   syncProgress,
@@ -37,6 +36,7 @@ import { DiskError, LinkError, messageOf, WireError } from "../errors.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { mergeOverlays } from "./merge_overlays.ts";
 import { NbdSocket } from "./nbd_socket.ts";
+import type { DisksCopying } from "./primary_control.ts";
 import type { Reporter } from "./report.ts";
 
 /** Between two looks at how far a copy has come, and between two reports of it. */
@@ -49,6 +49,13 @@ const ROTATE_MS = 5000;
 /** So little may be left for the moment in which the guest stands still, or after so many rounds more. */
 const LAST_ROUND_BYTES = 1024 * 1024;
 const ROUNDS_MAX = 5;
+
+/** What a client says is read to; less than a frame's payload. */
+const READ_BYTES = 512 * 1024;
+
+/** Small writes, which nobody waits for, go over together: so many bytes, or those of so long. */
+const SEND_BYTES = 64 * 1024;
+const SEND_MS = 5;
 
 /** A copy that is ready ends at once, unless its target does not answer. */
 const FINISH_MS = 1000;
@@ -85,6 +92,7 @@ export class PrimaryDisks {
   /** A younger bitmap, which takes that one's place when this checkpoint is loaded. */
   #younger: { readonly bitmap: string; readonly epoch: number } | undefined;
   #bitmaps = 0;
+  #copying: DisksCopying | undefined;
   #rotatedMs = 0;
   /** What is being done to QEMU's nodes: one thing after another. */
   #working: Promise<void> = Promise.resolve();
@@ -97,6 +105,11 @@ export class PrimaryDisks {
   /** In bytes, once they are {@linkcode prepare}d. */
   get sizes(): readonly number[] {
     return this.#sizes;
+  }
+
+  /** How far they are copied, while they are. */
+  get copying(): DisksCopying | undefined {
+    return this.#copying;
   }
 
   /**
@@ -214,6 +227,7 @@ export class PrimaryDisks {
 
   /** The guest stands still for this checkpoint, which the secondary is to take over from. */
   begin(epoch: number): void {
+    for (const tunnel of this.#tunnels) tunnel.flush();
     this.#epoch = epoch;
     if (this.#untold !== undefined) this.#untold.epoch ??= epoch;
     for (const index of this.#tunnels.keys()) this.#tell(index, new Uint8Array(0));
@@ -317,6 +331,14 @@ export class PrimaryDisks {
 
   /** Wait until all is copied but for what the guest writes. */
   async #copied(monitor: BlockMonitor): Promise<void> {
+    try {
+      await this.#watchCopy(monitor);
+    } finally {
+      this.#copying = undefined;
+    }
+  }
+
+  async #watchCopy(monitor: BlockMonitor): Promise<void> {
     let reportedMs = performance.now();
     for (;;) {
       const jobs = await Promise.all(this.#disks.map((disk) => syncProgress(monitor, disk)));
@@ -327,16 +349,13 @@ export class PrimaryDisks {
         );
       }
       if (jobs.every((job) => job!.isReady)) return;
+      const sum = (key: "doneBytes" | "totalBytes") =>
+        jobs.reduce((sum, job) => sum + job![key], 0);
+      const [doneBytes, totalBytes] = [sum("doneBytes"), sum("totalBytes")];
+      this.#copying = { "done-bytes": doneBytes, "total-bytes": totalBytes };
       if (performance.now() - reportedMs >= REPORT_MS) {
         reportedMs = performance.now();
-        const sum = (key: "doneBytes" | "totalBytes") =>
-          jobs.reduce((sum, job) => sum + job![key], 0);
-        this.#options.report({
-          event: "disks-copying",
-          atMs: Date.now(),
-          doneBytes: sum("doneBytes"),
-          totalBytes: sum("totalBytes"),
-        });
+        this.#options.report({ event: "disks-copying", atMs: Date.now(), doneBytes, totalBytes });
       }
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
@@ -390,12 +409,16 @@ async function stoodStill(monitor: BlockMonitor, work: () => Promise<void>): Pro
  */
 class Tunnel {
   readonly #listener: Deno.UnixListener;
+  /** Fulfilled when there is room for more; the bytes may be used again at once. */
   readonly #say: (bytes: Uint8Array) => Promise<void>;
   readonly #answers = new EarlyAnswers();
+  readonly #buffer = new Uint8Array(READ_BYTES);
+  /** What of the buffer was read, and not said yet. */
+  #start = 0;
+  #end = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   #socket: NbdSocket | undefined;
   #closed = false;
-  /** Whoever waits for answers looks again then. */
-  #news = Promise.withResolvers<void>();
 
   constructor(path: string, say: (bytes: Uint8Array) => Promise<void>) {
     this.#say = say;
@@ -409,16 +432,25 @@ class Tunnel {
    * @throws {NbdError} when it makes no sense
    */
   answered(bytes: Uint8Array): void {
-    this.#do(this.#answers.fromServer(bytes));
-    this.#tellNews();
+    this.#answers.fromServer(bytes);
+    this.#socket?.write([bytes]);
+  }
+
+  /** Say all that was read; fulfilled when there is room for more. */
+  async flush(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const bytes = this.#buffer.subarray(this.#start, this.#end);
+    this.#start = this.#end;
+    if (bytes.length > 0) await this.#say(bytes);
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    clearTimeout(this.#timer);
     this.#socket?.close();
     if (this.#socket === undefined) this.#listener.close();
-    this.#tellNews();
   }
 
   async #serve(): Promise<void> {
@@ -429,24 +461,15 @@ class Tunnel {
     if (this.#closed) return socket.close();
     // The server speaks first: it must know that somebody is there.
     await this.#say(new Uint8Array(0));
-    await socket.read(async (bytes) => {
-      await this.#do(this.#answers.fromClient(bytes));
-      while (this.#answers.full && !this.#closed) await this.#news.promise;
-    });
-  }
-
-  /** Fulfilled when there is room for more. */
-  async #do(effects: readonly GateEffect[]): Promise<void> {
-    const sending: Promise<void>[] = [];
-    for (const effect of effects) {
-      if (effect.type === "to-server") sending.push(this.#say(effect.bytes));
-      else if (effect.type === "to-client") this.#socket?.write(effect.bytes);
+    const buffer = this.#buffer;
+    for (let count; (count = await socket.read(buffer.subarray(this.#end))) !== undefined;) {
+      const bytes = buffer.subarray(this.#end, this.#end + count);
+      this.#end += count;
+      socket.write(this.#answers.fromClient(bytes));
+      const isLarge = this.#end - this.#start >= SEND_BYTES && this.#answers.isBetween;
+      if (isLarge || this.#answers.isAwaited || this.#end === buffer.length) await this.flush();
+      else this.#timer ??= setTimeout(() => this.flush(), SEND_MS);
+      if (this.#start === this.#end) this.#start = this.#end = 0;
     }
-    await Promise.all(sending);
-  }
-
-  #tellNews(): void {
-    this.#news.resolve();
-    this.#news = Promise.withResolvers();
   }
 }

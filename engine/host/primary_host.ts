@@ -280,6 +280,7 @@ export class PrimaryHost {
       bypass: this.#packets?.isBypassed ?? false,
       statistics: this.#statistics.statistics,
       network: this.#packets?.statistics ?? [],
+      ...(this.#disks.copying && { "disks-copying": this.#disks.copying }),
     });
     const commands = primaryCommands({
       qmp,

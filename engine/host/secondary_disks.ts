@@ -26,6 +26,9 @@ import { freeBytesOf, memoryDirectory } from "./image_directory.ts";
 import { NbdSocket } from "./nbd_socket.ts";
 import { formatBytes } from "./report.ts";
 
+/** What a server's answers are read to. */
+const READ_BYTES = 64 * 1024;
+
 /** Between two looks at the overlays. */
 const WATCH_MS = 1000;
 
@@ -204,7 +207,7 @@ interface CopyEvents {
 
 /** One disk during one link. */
 class DiskCopy {
-  readonly #gate = new DiskGate({ answers: "always" });
+  readonly #gate = new DiskGate();
   readonly #path: string;
   readonly #events: CopyEvents;
   #server: NbdSocket | undefined;
@@ -270,23 +273,27 @@ class DiskCopy {
     const server = new NbdSocket(await Deno.connect({ transport: "unix", path: this.#path }));
     if (this.#isClosed) return server.close();
     this.#server = server;
-    server.read((bytes) => this.#answered(bytes)).catch((error) => {
+    this.#serve(server).catch((error) => {
       this.#events.failed(String(error));
     }).finally(() => {
+      server.close();
       if (!this.#isClosed && this.#isConnected) this.#events.failed();
     });
   }
 
-  async #answered(bytes: Uint8Array): Promise<void> {
-    this.#do(this.#gate.fromServer(bytes));
-    await Promise.resolve();
+  async #serve(server: NbdSocket): Promise<void> {
+    const buffer = new Uint8Array(READ_BYTES);
+    for (let count; (count = await server.read(buffer)) !== undefined;) {
+      this.#do(this.#gate.fromServer(buffer.slice(0, count)));
+    }
   }
 
   #do(effects: readonly GateEffect[]): void {
+    const toServer: Uint8Array[] = [];
     for (const effect of effects) {
       switch (effect.type) {
         case "to-server":
-          this.#server?.write(effect.bytes);
+          toServer.push(effect.bytes);
           break;
         case "to-client":
           this.#events.say(effect.bytes).catch((error) => {
@@ -303,6 +310,7 @@ class DiskCopy {
           this.#events.failed("QEMU could not write to it");
       }
     }
+    if (toServer.length > 0) this.#server?.write(toServer);
     this.#tellNews();
   }
 

@@ -41,7 +41,7 @@ import {
   GUEST_RAM_BYTES_MAX,
   PAGE_BYTES,
 } from "../limits.ts";
-import { type Frame, FRAME_HEADER_BYTES, FRAME_TYPE_AT, type ReceivedFrame } from "./wire.ts";
+import { FRAME_HEADER_BYTES, FRAME_TYPE_AT, type FrameParts, type ReceivedFrame } from "./wire.ts";
 
 /** The connections of a link, in the order in which they are opened. */
 export const LINK_ROLES = ["control", "bulk", "packets", "disks"] as const;
@@ -185,16 +185,8 @@ function cut(text: string): string {
   return text.length <= TEXT_CHARS_MAX ? text : `${text.slice(0, TEXT_CHARS_MAX - 1)}\u2026`;
 }
 
-/** Bytes with the number of what they are about in front of them. */
-function numbered(index: number, bytes: Uint8Array): Uint8Array {
-  const payload = new Uint8Array(1 + bytes.length);
-  payload[0] = index;
-  payload.set(bytes, 1);
-  return payload;
-}
-
 /** The frame that carries a message. Texts are cut to what {@linkcode decodeMessage} takes. */
-export function encodeMessage(message: Message): Frame {
+export function encodeMessage(message: Message): FrameParts {
   const type = NUMBERS[message.type];
   switch (message.type) {
     case "pages":
@@ -203,9 +195,19 @@ export function encodeMessage(message: Message): Frame {
     case "deviceStateDelta":
       return { type, epoch: message.epoch, payload: message.bytes };
     case "frames":
-      return { type, epoch: message.epoch, payload: numbered(message.nic, message.records) };
+      return {
+        type,
+        epoch: message.epoch,
+        head: Uint8Array.of(message.nic),
+        payload: message.records,
+      };
     case "nbd":
-      return { type, epoch: message.epoch, payload: numbered(message.disk, message.bytes) };
+      return {
+        type,
+        epoch: message.epoch,
+        head: Uint8Array.of(message.disk),
+        payload: message.bytes,
+      };
     case "committed":
     case "loaded":
       return { type, epoch: message.epoch, payload: EMPTY };

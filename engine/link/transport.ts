@@ -17,8 +17,6 @@ const READ_BYTES = 256 * 1024;
 /** The longest a host may take to accept a connection. */
 const CONNECT_MS = 5000;
 
-const NOTHING = new Uint8Array(0);
-
 /** One connection between two engines. */
 export class LinkConnection {
   /** Bytes that have been given to the socket. */
@@ -29,7 +27,6 @@ export class LinkConnection {
   readonly #connection: Deno.Conn;
   readonly #encoder: FrameEncoder;
   readonly #decoder: FrameDecoder;
-  readonly #readBuffer = new Uint8Array(READ_BYTES);
   /** Frames that nobody has taken yet. */
   readonly #arrived: ReceivedFrame[] = [];
   readonly #queue: Uint8Array[] = [];
@@ -170,20 +167,20 @@ export class LinkConnection {
       const frame = this.#arrived.shift();
       if (frame !== undefined) return decodeMessage(frame);
       // Wrong bytes behind the last frame end the connection now, not when the peer says more.
-      this.#decoder.push(NOTHING);
+      this.#decoder.filled(0);
       const count = await this.#read();
       if (count === null) {
         if (this.#decoder.bufferedBytes === 0) return undefined;
         throw this.#break("the peer broke off in the middle of a message");
       }
       this.bytesReceived += count;
-      this.#arrived.push(...this.#decoder.push(this.#readBuffer.subarray(0, count)));
+      this.#arrived.push(...this.#decoder.filled(count));
     }
   }
 
   async #read(): Promise<number | null> {
     try {
-      return await this.#connection.read(this.#readBuffer);
+      return await this.#connection.read(this.#decoder.space().subarray(0, READ_BYTES));
     } catch (error) {
       throw this.#break(messageOf(error));
     }

@@ -54,6 +54,8 @@ const CHECKSUM_AT = 24;
 
 const FRAME_BYTES_MAX = FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX;
 
+const NOTHING = new Uint8Array(0);
+
 /** Room for a frame at any place in the first half, so unread bytes are seldom moved. */
 const BUFFER_BYTES = 2 * FRAME_BYTES_MAX;
 
@@ -65,6 +67,11 @@ export interface Frame {
   readonly epoch: number;
   /** Not compressed. */
   readonly payload: Uint8Array;
+}
+
+/** A frame to be made; `head` is the beginning of its payload, if it is not in one piece. */
+export interface FrameParts extends Frame {
+  readonly head?: Uint8Array;
 }
 
 /** A frame that has arrived; its payload is a copy of its own. */
@@ -111,19 +118,26 @@ export class FrameEncoder {
    * @returns The frame, a copy of its own
    * @throws {LocalProtocolError} when a frame cannot hold this; nothing was changed
    */
-  encode({ type, epoch, payload }: Frame, compress = false): Uint8Array<ArrayBuffer> {
-    const { length } = payload;
+  encode(
+    { type, epoch, head = NOTHING, payload }: FrameParts,
+    compress = false,
+  ): Uint8Array<ArrayBuffer> {
+    const length = head.length + payload.length;
     checkFrame(type, epoch, length);
     const kernels = this.#kernels;
     const target = this.#output + FRAME_HEADER_BYTES;
     // A target that has no room for a poor result makes the kernel give up on it.
     const capacity = compress ? length - Math.ceil(length / 16) : 0;
+    const put = (at: number) => {
+      kernels.bytes.set(head, at);
+      kernels.bytes.set(payload, at + head.length);
+    };
     let compressed = -1;
     if (capacity > 0) {
-      kernels.bytes.set(payload, this.#input);
+      put(this.#input);
       compressed = kernels.lz4Compress(this.#input, length, target, capacity);
     }
-    if (compressed < 0) kernels.bytes.set(payload, target);
+    if (compressed < 0) put(target);
     return this.#seal(type, epoch, compressed < 0 ? length : compressed, length, compressed >= 0);
   }
 
@@ -189,25 +203,43 @@ export class FrameDecoder {
    * @throws {WireError} when the bytes are no frame; every later call throws the same error
    */
   push(chunk: Uint8Array): ReceivedFrame[] {
-    if (this.#error !== undefined) throw this.#error;
     const frames: ReceivedFrame[] = [];
+    for (let at = 0; at < chunk.length && this.#error === undefined;) {
+      const space = this.space();
+      const piece = chunk.subarray(at, at + space.length);
+      space.set(piece);
+      at += piece.length;
+      this.#take(piece.length, frames);
+    }
+    return this.#checked(frames);
+  }
+
+  /** Where bytes may be read to without being copied; then call {@linkcode filled}. */
+  space(): Uint8Array {
+    this.#makeRoom();
+    return this.#kernels.bytes.subarray(this.#buffer + this.#end, this.#buffer + BUFFER_BYTES);
+  }
+
+  /** As {@linkcode push}, with what is in {@linkcode space}. */
+  filled(count: number): ReceivedFrame[] {
+    const frames: ReceivedFrame[] = [];
+    if (this.#error === undefined) this.#take(count, frames);
+    return this.#checked(frames);
+  }
+
+  #checked(frames: ReceivedFrame[]): ReceivedFrame[] {
+    if (frames.length === 0 && this.#error !== undefined) throw this.#error;
+    return frames;
+  }
+
+  #take(count: number, frames: ReceivedFrame[]): void {
+    this.#end += count;
     try {
-      for (let at = 0; at < chunk.length;) {
-        this.#makeRoom();
-        const piece = chunk.subarray(at, at + BUFFER_BYTES - this.#end);
-        this.#kernels.bytes.set(piece, this.#buffer + this.#end);
-        this.#end += piece.length;
-        at += piece.length;
-        for (let frame = this.#next(); frame !== undefined; frame = this.#next()) {
-          frames.push(frame);
-        }
-      }
+      for (let frame = this.#next(); frame !== undefined; frame = this.#next()) frames.push(frame);
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
       this.#error = error;
-      if (frames.length === 0) throw error;
     }
-    return frames;
   }
 
   /** Whatever is left of one frame fits behind the unread bytes. */

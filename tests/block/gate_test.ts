@@ -1,8 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
 import { EarlyAnswers } from "../../engine/block/early_answers.ts";
-import { DiskGate } from "../../engine/block/gate.ts";
-import type { GateEffect, GateOptions } from "../../engine/block/gate_effects.ts";
+import { DiskGate, type GateEffect } from "../../engine/block/gate.ts";
 import { isWrite, NBD_COMMAND, type NbdForm, type NbdRequest } from "../../engine/block/nbd.ts";
 import { NbdServerReader } from "../../engine/block/nbd_reader.ts";
 import { LocalProtocolError, NbdError } from "../../engine/errors.ts";
@@ -18,7 +17,7 @@ import {
   split,
 } from "./_nbd.ts";
 
-/** A client and a server with a gate between them, and what the client was told. */
+/** A client with early answers and a server, a gate between them, and what the client was told. */
 class Rig {
   readonly gate: DiskGate;
   readonly server: MemoryServer;
@@ -30,12 +29,10 @@ class Rig {
   /** What the gate said besides. */
   readonly said: GateEffect[] = [];
 
-  /** In front of the gate, where the primary's engine answers. */
-  readonly #early: EarlyAnswers | undefined;
+  readonly #early = new EarlyAnswers();
 
-  constructor(readonly form: NbdForm, options: GateOptions = {}, isEarly = false) {
-    this.gate = new DiskGate(options);
-    this.#early = isEarly ? new EarlyAnswers() : undefined;
+  constructor(readonly form: NbdForm, bytesMax?: number) {
+    this.gate = new DiskGate(bytesMax);
     this.server = new MemoryServer(form);
     for (const { side, bytes } of handshake(form)) {
       if (side === "C") this.#fromClient(bytes);
@@ -49,31 +46,23 @@ class Rig {
       if (effect.type === "to-server") {
         this.toServer.push(effect.bytes.slice());
         this.server.received(effect.bytes);
-      } else if (effect.type === "to-client" && this.#early !== undefined) {
-        this.#said(this.#early.fromServer(effect.bytes));
-      } else if (effect.type === "to-client") this.#said([effect]);
-      else this.said.push(effect);
+      } else if (effect.type === "to-client") {
+        this.#early.fromServer(effect.bytes);
+        this.#said(effect.bytes);
+      } else this.said.push(effect);
     }
   }
 
   #fromClient(bytes: Uint8Array): void {
-    if (this.#early === undefined) return this.do(this.gate.fromClient(bytes));
-    const effects = this.#early.fromClient(bytes);
-    this.#said(effects);
-    for (const effect of effects) {
-      if (effect.type === "to-server") this.do(this.gate.fromClient(effect.bytes));
-    }
+    for (const answer of this.#early.fromClient(bytes)) this.#said(answer);
+    this.do(this.gate.fromClient(bytes));
   }
 
   /** What the client hears. */
-  #said(effects: readonly GateEffect[]): void {
-    for (const effect of effects) {
-      if (effect.type === "to-client") {
-        this.toClient.push(effect.bytes.slice());
-        for (const piece of this.#client.push(effect.bytes)) {
-          if (piece.type === "reply" && piece.reply.done) this.answers.push(piece.reply);
-        }
-      }
+  #said(bytes: Uint8Array): void {
+    this.toClient.push(bytes.slice());
+    for (const piece of this.#client.push(bytes)) {
+      if (piece.type === "reply" && piece.reply.done) this.answers.push(piece.reply);
     }
   }
 
@@ -130,50 +119,51 @@ Deno.test("what is issued after a checkpoint waits until the secondary has loade
   rig.request({ command: NBD_COMMAND.TRIM, length: 10 });
   rig.request({ command: NBD_COMMAND.FLUSH });
   assertEquals(rig.server.seen.length, 1);
+  rig.answerAll();
   assertEquals(rig.gate.isOpen, false);
   rig.do(rig.gate.loaded(6));
   assertEquals(rig.server.seen.length, 1);
   rig.do(rig.gate.loaded(7));
+  rig.answerAll();
   assertEquals(rig.server.seen.map(({ request }) => request.command), [1, 1, 6, 4, 3]);
   assertEquals(rig.gate.heldBytes, 0);
   rig.write(3);
   assertEquals(rig.seen, [1, 2, 3]);
 });
 
-Deno.test("what changes nothing passes at once, but not what says goodbye", () => {
+Deno.test("what changes nothing passes by itself, and behind what waits", () => {
   const rig = new Rig("simple");
   rig.gate.checkpoint(1);
-  rig.request({ command: NBD_COMMAND.FLUSH });
-  rig.write(1);
-  rig.request({ command: NBD_COMMAND.READ, length: 10 });
-  rig.request({ command: NBD_COMMAND.CACHE, length: 10 });
-  rig.request({ command: NBD_COMMAND.BLOCK_STATUS, length: 10 });
+  const others = [NBD_COMMAND.READ, NBD_COMMAND.CACHE, NBD_COMMAND.BLOCK_STATUS];
+  const ask = () => others.forEach((command) => rig.request({ command, length: 10 }));
+  ask();
+  assertEquals(rig.server.seen.map(({ request }) => request.command), others);
+  rig.server.unanswered.length = 0;
+  rig.write(1, 4096);
+  ask();
   rig.request({ command: NBD_COMMAND.DISC });
-  assertEquals(rig.server.seen.map(({ request }) => request.command), [3, 0, 5, 7]);
+  assertEquals(rig.server.seen.length, 3);
   rig.do(rig.gate.loaded(1));
-  assertEquals(rig.server.seen.slice(4).map(({ request }) => request.command), [1, 2]);
+  assertEquals(rig.server.seen.slice(3).map(({ request }) => request.command), [1, ...others]);
+  rig.answer();
+  assertEquals(rig.server.seen.at(-1)?.request.command, NBD_COMMAND.DISC);
 });
 
-Deno.test("before a checkpoint was taken everything passes, as it was said", () => {
+Deno.test("what is no change is asked and answered as it was said", () => {
   fc.assert(fc.property(form, cuts, cuts, (form, cuts, answerCuts) => {
     const rig = new Rig(form);
-    const data = pattern(3, 700);
-    rig.request({ command: NBD_COMMAND.WRITE, offset: 512 }, data, cuts);
-    assertEquals(
-      concat(...rig.toServer),
-      said({ command: NBD_COMMAND.WRITE, offset: 512, handle: 0n }, form, data),
-    );
-    rig.request({ command: NBD_COMMAND.READ, offset: 512, length: 700 }, undefined, cuts);
-    rig.answer();
-    rig.toClient.length = 0;
-    const answer = concat(...new Array(1).fill(0).map(() => rig.server.answer(0)));
+    rig.server.disk.set(pattern(3, 700), 512);
+    const read = { command: NBD_COMMAND.READ, offset: 512, length: 700 };
+    const handle = rig.request(read, undefined, cuts);
+    assertEquals(concat(...rig.toServer), said({ ...read, handle, length: 700 }, form));
+    const answer = rig.server.answer(0);
     for (const chunk of split(answer, answerCuts)) rig.do(rig.gate.fromServer(chunk));
     assertEquals(concat(...rig.toClient), answer);
   }));
 });
 
 Deno.test("several checkpoints are loaded as one when all before it has been written", () => {
-  const rig = new Rig("extended", { answers: "gate" });
+  const rig = new Rig("extended");
   rig.gate.checkpoint(1);
   rig.write(1, 1000);
   rig.gate.checkpoint(2);
@@ -183,7 +173,7 @@ Deno.test("several checkpoints are loaded as one when all before it has been wri
   rig.do(rig.gate.loading(3));
   assertEquals(rig.seen, [1, 2]);
   assertEquals(rig.said, []);
-  assertEquals(rig.gate.unansweredWrites, 3);
+  assertEquals(rig.gate.isIdle, false);
   rig.answer();
   assertEquals(rig.said, []);
   rig.answer();
@@ -192,7 +182,7 @@ Deno.test("several checkpoints are loaded as one when all before it has been wri
   rig.do(rig.gate.loaded(3));
   assertEquals(rig.seen, [1, 2, 3]);
   rig.answer();
-  assertEquals(rig.gate.unansweredWrites, 0);
+  assert(rig.gate.isIdle);
 });
 
 Deno.test("a load that nothing has to be written for may be begun at once", () => {
@@ -206,30 +196,9 @@ Deno.test("a load that nothing has to be written for may be begun at once", () =
   assertThrows(() => rig.gate.checkpoint(1), LocalProtocolError);
 });
 
-Deno.test("a gate that answers tells the client at once, and the server's answer nobody", () => {
-  fc.assert(fc.property(form, (form) => {
-    const rig = new Rig(form, { answers: "gate" });
-    rig.gate.checkpoint(1);
-    const first = rig.write(1);
-    const flush = rig.request({ command: NBD_COMMAND.FLUSH });
-    assertEquals(rig.answers.map(({ handle }) => handle), [first, flush]);
-    assertEquals(rig.server.seen, []);
-    // What was told to be written is read back.
-    const read = rig.request({ command: NBD_COMMAND.READ, length: 100 });
-    assertEquals(rig.server.seen, []);
-    rig.do(rig.gate.loaded(1));
-    // A server does what is under way in any order.
-    assertEquals(rig.server.seen.map(({ request }) => request.command), [1]);
-    rig.answerAll();
-    assertEquals(rig.server.seen.map(({ request }) => request.command), [1, 3, 0]);
-    assertEquals(rig.answers.map(({ handle }) => handle), [first, flush, read]);
-    assertEquals(rig.server.disk.subarray(0, 100), pattern(1, 100));
-  }));
-});
-
 Deno.test("a client with early answers is answered when its data have passed, and what it has sent comes in order", () => {
   fc.assert(fc.property(form, cuts, (form, cuts) => {
-    const rig = new Rig(form, { answers: "always" }, true);
+    const rig = new Rig(form);
     const first = rig.request({ command: NBD_COMMAND.WRITE }, pattern(1, 100), cuts);
     const flush = rig.request({ command: NBD_COMMAND.FLUSH });
     const second = rig.request({ command: NBD_COMMAND.WRITE }, pattern(2, 100), cuts);
@@ -241,57 +210,36 @@ Deno.test("a client with early answers is answered when its data have passed, an
     assertEquals(rig.answers.length, 3);
     rig.answerAll();
     assertEquals(rig.answers.at(-1)?.handle, read);
-    assertEquals(rig.gate.unansweredWrites, 0);
+    assert(rig.gate.isIdle);
   }));
 });
 
-Deno.test("a client with early answers has to wait when the server does not answer any more", () => {
-  const early = new EarlyAnswers();
-  for (const { side, bytes } of handshake("simple")) {
-    if (side === "C") early.fromClient(bytes);
-    else early.fromServer(bytes);
-  }
-  const write = () =>
-    early.fromClient(said({ command: NBD_COMMAND.WRITE }, "simple", pattern(1, 9)));
-  let requests = 0;
-  while (!early.full) {
-    write();
-    assert(++requests < 1000);
-  }
-  // Even one that is read all the same is not too much for whoever reads the answers.
-  for (let more = 0; more < 16; more++) write();
+Deno.test("what the server does not do is reported, and not to the client", () => {
+  const rig = new Rig("structured");
+  rig.gate.checkpoint(1);
+  rig.write(1, 4096);
+  rig.do(rig.gate.loaded(1));
+  rig.answer(0, 28);
+  const [failed] = rig.said;
+  assert(failed?.type === "failed");
+  assertEquals([failed.request.offset, failed.request.length], [4096, 100]);
+  assertEquals(rig.answers.map(({ failed }) => failed), [false]);
 });
 
-Deno.test("what the server does not do is reported, whoever has answered", () => {
-  for (const answers of ["server", "gate"] as const) {
-    const rig = new Rig("structured", { answers });
-    rig.gate.checkpoint(1);
-    rig.write(1, 4096);
-    rig.do(rig.gate.loaded(1));
-    rig.answer(0, 28);
-    const [failed] = rig.said;
-    assert(failed?.type === "failed");
-    assertEquals([failed.request.offset, failed.request.length], [4096, 100]);
-    assertEquals(rig.answers.map(({ failed }) => failed), [answers === "server"]);
-  }
-});
-
-Deno.test("a gate that holds too much says so once, and answers no more", () => {
-  const rig = new Rig("simple", { answers: "gate", bytesMax: 10_000 });
+Deno.test("a gate that holds too much says so once, and that it does not any more", () => {
+  const rig = new Rig("simple", 10_000);
   rig.gate.checkpoint(1);
   for (let seed = 0; seed < 8; seed++) rig.write(seed, seed * 2000, 2000);
   assertEquals(rig.said, [{ type: "full" }]);
   assert(rig.gate.full);
-  assertEquals(rig.answers.length, 4);
   rig.do(rig.gate.loaded(1));
   rig.answerAll();
-  assertEquals(rig.answers.length, 8);
   assertEquals(rig.gate.full, false);
   assertEquals(rig.said.length, 1);
 });
 
 Deno.test("what has waited goes to the server little by little, and in order", () => {
-  const rig = new Rig("structured", { answers: "gate" });
+  const rig = new Rig("structured");
   rig.gate.checkpoint(1);
   for (let seed = 0; seed < 200; seed++) rig.write(seed, seed * 100);
   rig.do(rig.gate.loaded(1));
@@ -312,23 +260,20 @@ Deno.test("a gate that was cut passes nothing any more, in neither direction", (
   rig.gate.cut();
   rig.do(rig.gate.loaded(1));
   rig.write(3);
+  rig.request({ command: NBD_COMMAND.READ, length: 1 });
   rig.answer();
   assertEquals(rig.seen, [1]);
-  assertEquals(rig.answers, []);
+  assertEquals(rig.answers.length, 3, "the writes alone");
   assertEquals(rig.gate.heldBytes, 0);
 });
 
-Deno.test("a write of which a part has come when it may pass is passed on whole", () => {
-  for (const answers of ["server", "gate"] as const) {
-    const rig = new Rig("simple", { answers });
-    rig.gate.checkpoint(1);
-    const bytes = said({ command: NBD_COMMAND.WRITE, handle: 3n }, "simple", pattern(9, 500));
-    rig.do(rig.gate.fromClient(bytes.subarray(0, 200)));
-    rig.do(rig.gate.loaded(1));
-    assertEquals(concat(...rig.toServer), bytes.subarray(0, 200));
-    rig.do(rig.gate.fromClient(bytes.subarray(200)));
-    assertEquals(concat(...rig.toServer), bytes);
-  }
+Deno.test("a write passes when all of it has come", () => {
+  const rig = new Rig("simple");
+  const bytes = said({ command: NBD_COMMAND.WRITE, handle: 3n }, "simple", pattern(9, 500));
+  rig.do(rig.gate.fromClient(bytes.slice(0, 200)));
+  assertEquals(rig.toServer, []);
+  rig.do(rig.gate.fromClient(bytes.slice(200)));
+  assertEquals(concat(...rig.toServer).slice(28), bytes.slice(28));
 });
 
 Deno.test("a gate refuses what is no NBD", () => {
@@ -371,11 +316,9 @@ const step: fc.Arbitrary<Step> = fc.oneof(
  */
 function checkInterleaving(
   form: NbdForm,
-  answers: "server" | "gate" | "always" | "early",
   steps: readonly Step[],
 ): void {
-  const isEarly = answers === "early";
-  const rig = new Rig(form, { answers: isEarly ? "always" : answers }, isEarly);
+  const rig = new Rig(form);
   /** Checkpoint that each write was issued after, by the number of the write. */
   const issued: number[] = [];
   let [taken, loaded] = [-1, -1];
@@ -441,7 +384,7 @@ function checkInterleaving(
     writes.map(({ request }) => request.offset / 512),
     issued.map((_, number) => number),
   );
-  assertEquals(rig.gate.unansweredWrites, 0);
+  assert(rig.gate.isIdle);
   assertEquals(rig.gate.heldBytes, 0);
   const others = steps.filter(({ type }) => type === "other").length;
   const written = steps.filter(({ type }) => type === "write").length;
@@ -452,7 +395,6 @@ Deno.test("a takeover finds exactly the writes that its checkpoint and its own e
   fc.assert(
     fc.property(
       form,
-      fc.constantFrom("server" as const, "gate" as const, "always" as const, "early" as const),
       fc.array(step, { maxLength: 40, size: "max" }),
       checkInterleaving,
     ),
@@ -483,11 +425,9 @@ const turn: fc.Arbitrary<Access | { readonly answer: number } | "checkpoint" | "
  */
 function checkContent(
   form: NbdForm,
-  answers: "server" | "gate" | "always" | "early",
   turns: readonly unknown[],
 ): void {
-  const isEarly = answers === "early";
-  const rig = new Rig(form, { answers: isEarly ? "always" : answers }, isEarly);
+  const rig = new Rig(form);
   const expected = new Uint8Array(rig.server.disk.length);
   const underWay = new Map<bigint, Access>();
   let [taken, answered, seed] = [-1, 0, 0];
@@ -537,11 +477,10 @@ function checkContent(
   assertEquals(underWay.size, 0);
 }
 
-Deno.test("a guest finds on its disk what it has written, whoever has answered", () => {
+Deno.test("a guest finds on its disk what it has written", () => {
   fc.assert(
     fc.property(
       form,
-      fc.constantFrom("server" as const, "gate" as const, "always" as const, "early" as const),
       fc.array(turn, { maxLength: 50, size: "max" }),
       checkContent,
     ),

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
 import {
+  isChange,
   NBD_CHUNK,
   NBD_COMMAND,
   NBD_COMMAND_FLAG,
@@ -165,7 +166,8 @@ Deno.test("NbdConversation follows a handshake of each form, in any chunking", (
     }
     assertEquals(conversation.form, form);
     conversation.fromClient(clientSays(form, requests));
-    assertEquals(conversation.requests.size, requests.length);
+    const answered = requests.filter(({ request }) => !isChange(request));
+    assertEquals(conversation.requests.size, answered.length);
   }));
 });
 
@@ -324,7 +326,7 @@ Deno.test("more requests than anybody has under way are refused", () => {
   }
   const all = Array.from(
     { length: 1025 },
-    (_, index) => said({ command: 3, handle: BigInt(index) }, "simple"),
+    (_, index) => said({ command: 0, handle: BigInt(index), length: 1 }, "simple"),
   );
   assertThrows(() => conversation.fromClient(concat(...all)), NbdError, "more than 1024 requests");
 });

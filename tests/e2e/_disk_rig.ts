@@ -7,8 +7,8 @@
 
 import { assert, assertEquals } from "@std/assert/mod.js";
 import type { DiskReplica, DiskReplicaEffect } from "../../engine/block/disk_replica.ts";
-import { DiskGate } from "../../engine/block/gate.ts";
-import type { GateEffect, GateOptions } from "../../engine/block/gate_effects.ts";
+import { EarlyAnswers } from "../../engine/block/early_answers.ts";
+import { DiskGate, type GateEffect } from "../../engine/block/gate.ts";
 import { startExports } from "../../engine/block/secondary.ts";
 import { QmpClient } from "../../engine/qmp/mod.ts";
 import { qemuArgs } from "../../engine/vm/command_line.ts";
@@ -299,7 +299,7 @@ abstract class NbdSocket implements AsyncDisposable {
   }
 }
 
-/** Passes a client's connections on to a server, through a gate. */
+/** Passes a client's connections on to a server, through a gate, and answers early. */
 export class GateRelay extends NbdSocket {
   /** That of the last connection. */
   gate: DiskGate | undefined;
@@ -310,16 +310,15 @@ export class GateRelay extends NbdSocket {
   /** Is given all bytes, as they come and as they go. */
   onBytes: (way: keyof GateRelay["bytes"], bytes: Uint8Array) => void = () => {};
   readonly #serverPath: string;
-  readonly #options: GateOptions;
   #isExpecting = true;
+  #early: EarlyAnswers | undefined;
   #writing = Promise.resolve();
   #client: Deno.Conn | undefined;
   #server: Deno.Conn | undefined;
 
-  constructor(path: string, serverPath: string, options: GateOptions = {}) {
+  constructor(path: string, serverPath: string) {
     super(path);
     this.#serverPath = serverPath;
-    this.#options = options;
   }
 
   checkpoint(epoch: number): void {
@@ -348,8 +347,9 @@ export class GateRelay extends NbdSocket {
     this.keep(server);
     this.#client = client;
     this.#server = server;
-    const gate = new DiskGate(this.#options);
+    const gate = new DiskGate();
     this.gate = gate;
+    const early = this.#early = new EarlyAnswers();
     const pump = async (
       from: Deno.Conn,
       way: "fromClient" | "fromServer",
@@ -357,7 +357,7 @@ export class GateRelay extends NbdSocket {
     ) => {
       for await (const bytes of chunksOf(from)) {
         this.#count(way, bytes);
-        this.#do(take(bytes));
+        this.#do(take(bytes.slice()));
         await this.#writing;
       }
     };
@@ -366,7 +366,10 @@ export class GateRelay extends NbdSocket {
       closeQuietly(server);
     };
     await Promise.allSettled([
-      pump(client, "fromClient", (bytes) => gate.fromClient(bytes)).finally(ended),
+      pump(client, "fromClient", (bytes) => {
+        for (const answer of early.fromClient(bytes)) this.#write(client, answer);
+        return gate.fromClient(bytes);
+      }).finally(ended),
       pump(server, "fromServer", (bytes) => gate.fromServer(bytes)).finally(ended),
     ]);
   }
@@ -380,8 +383,13 @@ export class GateRelay extends NbdSocket {
       const isToServer = effect.type === "to-server";
       const [target, bytes] = [isToServer ? this.#server! : this.#client!, effect.bytes];
       this.#count(isToServer ? "toServer" : "toClient", bytes);
-      this.#writing = this.#writing.then(() => writeAll(target, bytes)).catch(() => {});
+      if (!isToServer) this.#early!.fromServer(bytes);
+      this.#write(target, bytes);
     }
+  }
+
+  #write(target: Deno.Conn, bytes: Uint8Array): void {
+    this.#writing = this.#writing.then(() => writeAll(target, bytes)).catch(() => {});
   }
 
   #count(way: keyof GateRelay["bytes"], bytes: Uint8Array): void {
@@ -394,6 +402,7 @@ export class GateRelay extends NbdSocket {
 export class ReplicaSocket extends NbdSocket {
   readonly #replica: DiskReplica;
   readonly failures: string[] = [];
+  readonly #early = new EarlyAnswers();
   #writing = Promise.resolve();
   #client: Deno.Conn | undefined;
 
@@ -409,11 +418,15 @@ export class ReplicaSocket extends NbdSocket {
       if (effect.type === "failed") this.failures.push(effect.reason);
       if (client === undefined) continue;
       if (effect.type === "send") {
-        const bytes = effect.bytes.slice();
-        this.#writing = this.#writing.then(() => writeAll(client, bytes)).catch(() => {});
+        this.#early.fromServer(effect.bytes);
+        this.#write(client, effect.bytes.slice());
       }
       if (effect.type === "close") this.#writing = this.#writing.then(() => closeQuietly(client));
     }
+  }
+
+  #write(client: Deno.Conn, bytes: Uint8Array): void {
+    this.#writing = this.#writing.then(() => writeAll(client, bytes)).catch(() => {});
   }
 
   protected override async serve(client: Deno.Conn): Promise<void> {
@@ -422,7 +435,8 @@ export class ReplicaSocket extends NbdSocket {
     this.#client = client;
     this.do(effects);
     for await (const bytes of chunksOf(client)) {
-      this.do(this.#replica.fromClient(bytes));
+      for (const answer of this.#early.fromClient(bytes)) this.#write(client, answer);
+      this.do(this.#replica.fromClient(bytes.slice()));
       await this.#writing;
     }
   }
