@@ -19,12 +19,14 @@ import {
 import { EngineProcess } from "../../cli/demo/engine_process.ts";
 import { freePort } from "../../cli/demo/session.ts";
 import { parseVmConfig, type ReplicationMode } from "../../engine/config/mod.ts";
+import { DiskCopyName } from "../../engine/host/disk_copy.ts";
+import type { Report } from "../../engine/host/mod.ts";
 import { startVm, type Vm } from "../../engine/host/start_vm.ts";
 import type { DemoGuest } from "../../engine/vm/mod.ts";
 import { qemuTool } from "../../engine/vm/mod.ts";
 import { QmpPrimary, setCapabilities } from "./contender.ts";
 import { DISK_PORT, DiskClient, makeDisk, prepareDiskGuest } from "./disk_guest.ts";
-import { freshDirectory, type Rig, until } from "./rig.ts";
+import { freshDirectory, pause, type Rig, until } from "./rig.ts";
 
 const DISK_BYTES = 256 * 1024 * 1024;
 const DISKS: readonly GuestDisk[] = [0, 1].map((index) => ({
@@ -178,13 +180,7 @@ export async function startOurs(
   periodMs: number,
   mode: ReplicationMode,
 ): Promise<DiskContender> {
-  const port = freePort();
-  const { primary, secondary } = await sides(rig, (end) => [
-    "[replication]",
-    `mode = "${mode}"`,
-    `period = ${periodMs}`,
-    `${end} = "127.0.0.1:${port}"`,
-  ]);
+  const { primary, secondary } = await ourSides(rig, periodMs, mode);
   const standby = new EngineProcess(["standby", secondary.tomlPath]);
   const engine = new EngineProcess(["run", primary.tomlPath]);
   const close = async () => {
@@ -197,6 +193,64 @@ export async function startOurs(
     await close();
     throw error;
   }
+}
+
+/** What a standby is sent of the disks. */
+export interface Returns {
+  /** One that was away for a time, in which the guest has written a little. */
+  readonly returnedBytes: number;
+  /** One that has no copy of them. */
+  readonly wholeBytes: number;
+}
+
+/** Have a standby go and come again. */
+export async function measureReturns(
+  rig: Rig,
+  periodMs: number,
+  awayMs: number,
+): Promise<Returns> {
+  const { primary, secondary } = await ourSides(rig, periodMs, "colo");
+  let standby = new EngineProcess(["standby", secondary.tomlPath]);
+  const engine = new EngineProcess(["run", primary.tomlPath]);
+  const copyName = new DiskCopyName(parseVmConfig(secondary.toml, secondary.tomlPath));
+  try {
+    await engine.waitFor("primary", ({ phase }) => phase === "protected", READY_MS);
+    const client = await primary.client(rig);
+    await client.ask(`sequential ${DISK_BYTES / 1024}`, READY_MS);
+    const comeAgain = async () => {
+      const before = engine.reports.length;
+      const isNew = (report: Report) => engine.reports.indexOf(report) >= before;
+      standby = new EngineProcess(["standby", secondary.tomlPath]);
+      const isProtected = (report: Report) =>
+        report.event === "primary" && report.phase === "protected" && isNew(report);
+      await engine.waitFor("primary", isProtected, READY_MS);
+      return (await engine.waitFor("disks-synchronised", isNew, READY_MS)).wireBytes;
+    };
+    // Its copy is known once a checkpoint behind it is loaded.
+    await pause(4 * periodMs, rig.signal);
+    await standby.stop();
+    await client.ask("random 500", READY_MS);
+    await pause(awayMs, rig.signal);
+    const returnedBytes = await comeAgain();
+    await standby.stop();
+    copyName.store("");
+    const wholeBytes = await comeAgain();
+    client.close();
+    return { returnedBytes, wholeBytes };
+  } finally {
+    await Promise.all([engine.stop(), standby.stop()]);
+    copyName.store("");
+  }
+}
+
+async function ourSides(rig: Rig, periodMs: number, mode: ReplicationMode) {
+  const port = freePort();
+  return await sides(rig, (end) => [
+    "[replication]",
+    `mode = "${mode}"`,
+    `period = ${periodMs}`,
+    `${end} = "127.0.0.1:${port}"`,
+  ]);
 }
 
 async function endAll(vms: readonly Vm[]): Promise<void> {
