@@ -23,7 +23,6 @@ import {
   connectReplica,
   copyChanges,
   detachReplica,
-  EarlyAnswers,
   finishMirror,
   forgetChanges,
   type GuestDisk,
@@ -34,8 +33,8 @@ import {
 } from "../block/mod.ts";
 import { DiskError, LinkError, messageOf, WireError } from "../errors.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
+import { DiskTunnel } from "./disk_tunnel.ts";
 import { mergeOverlays } from "./merge_overlays.ts";
-import { NbdSocket } from "./nbd_socket.ts";
 import type { DisksCopying } from "./primary_control.ts";
 import type { Reporter } from "./report.ts";
 
@@ -49,13 +48,6 @@ const ROTATE_MS = 5000;
 /** So little may be left for the moment in which the guest stands still, or after so many rounds more. */
 const LAST_ROUND_BYTES = 1024 * 1024;
 const ROUNDS_MAX = 5;
-
-/** What a client says is read to; less than a frame's payload. */
-const READ_BYTES = 512 * 1024;
-
-/** Small writes, which nobody waits for, go over together: so many bytes, or those of so long. */
-const SEND_BYTES = 64 * 1024;
-const SEND_MS = 5;
 
 /** A copy that is ready ends at once, unless its target does not answer. */
 const FINISH_MS = 1000;
@@ -79,7 +71,7 @@ export class PrimaryDisks {
   readonly #disks: readonly GuestDisk[];
   #monitor: BlockMonitor | undefined;
   #sizes: readonly number[] = [];
-  #tunnels: Tunnel[] = [];
+  #tunnels: DiskTunnel[] = [];
   #link: LinkConnection | undefined;
   /** The last checkpoint that the secondary was told of. */
   #epoch = 0;
@@ -171,7 +163,7 @@ export class PrimaryDisks {
       await Deno.remove(socketPath).catch(() => {});
       // QEMU does nothing else while it waits for an answer: there must be somebody to give it.
       if (this.#link !== link) throw gone();
-      this.#tunnels.push(new Tunnel(socketPath, (bytes) => this.#tell(index, bytes)));
+      this.#tunnels.push(new DiskTunnel(socketPath, (bytes) => this.#tell(index, bytes)));
       await connectReplica(monitor, disk, { socketPath, exportName: disk.node });
     }
     const bitmap = await this.#returned(monitor);
@@ -401,75 +393,4 @@ async function stoodStill(monitor: BlockMonitor, work: () => Promise<void>): Pro
     if (running) await monitor.executeRaw("cont");
   }
   return performance.now() - stoppedMs;
-}
-
-/**
- * Where QEMU's client connects to, once: it would connect again whenever it finds its connection gone,
- * and what it wrote in between the secondary would lack.
- */
-class Tunnel {
-  readonly #listener: Deno.UnixListener;
-  /** Fulfilled when there is room for more; the bytes may be used again at once. */
-  readonly #say: (bytes: Uint8Array) => Promise<void>;
-  readonly #answers = new EarlyAnswers();
-  readonly #buffer = new Uint8Array(READ_BYTES);
-  /** What of the buffer was read, and not said yet. */
-  #start = 0;
-  #end = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #socket: NbdSocket | undefined;
-  #closed = false;
-
-  constructor(path: string, say: (bytes: Uint8Array) => Promise<void>) {
-    this.#say = say;
-    this.#listener = Deno.listen({ transport: "unix", path });
-    this.#serve().catch(() => {}).finally(() => this.close());
-  }
-
-  /**
-   * The secondary's disk has said something.
-   *
-   * @throws {NbdError} when it makes no sense
-   */
-  answered(bytes: Uint8Array): void {
-    this.#answers.fromServer(bytes);
-    this.#socket?.write([bytes]);
-  }
-
-  /** Say all that was read; fulfilled when there is room for more. */
-  async flush(): Promise<void> {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    const bytes = this.#buffer.subarray(this.#start, this.#end);
-    this.#start = this.#end;
-    if (bytes.length > 0) await this.#say(bytes);
-  }
-
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    clearTimeout(this.#timer);
-    this.#socket?.close();
-    if (this.#socket === undefined) this.#listener.close();
-  }
-
-  async #serve(): Promise<void> {
-    const connection = await this.#listener.accept();
-    const socket = new NbdSocket(connection);
-    this.#socket = socket;
-    this.#listener.close();
-    if (this.#closed) return socket.close();
-    // The server speaks first: it must know that somebody is there.
-    await this.#say(new Uint8Array(0));
-    const buffer = this.#buffer;
-    for (let count; (count = await socket.read(buffer.subarray(this.#end))) !== undefined;) {
-      const bytes = buffer.subarray(this.#end, this.#end + count);
-      this.#end += count;
-      socket.write(this.#answers.fromClient(bytes));
-      const isLarge = this.#end - this.#start >= SEND_BYTES && this.#answers.isBetween;
-      if (isLarge || this.#answers.isAwaited || this.#end === buffer.length) await this.flush();
-      else this.#timer ??= setTimeout(() => this.flush(), SEND_MS);
-      if (this.#start === this.#end) this.#start = this.#end = 0;
-    }
-  }
 }
