@@ -125,6 +125,12 @@ export const PACKET_CONNECTION_IDLE_MS = 10 * 60 * 1000;
 /** Frames of the secondary that wait for the primary's, a connection. */
 export const PACKET_SECONDARY_AHEAD_MAX = 4096;
 
+/**
+ * Once a connection has differed twice with nothing equal between, so many of the primary's frames with
+ * data ask for a checkpoint without waiting for the secondary's; then it is looked again whether they differ.
+ */
+export const PACKET_DISTRUSTED_FRAMES = 64;
+
 /** How far equal datagrams of a flow may be apart in the order of the other side's. */
 export const PACKET_LOOKAHEAD_MAX = 32;
 

@@ -6,6 +6,7 @@
  */
 
 import { FRAME, FRAME_KIND } from "../../wasm/mod.ts";
+import { PACKET_DISTRUSTED_FRAMES } from "../limits.ts";
 import { CONNECTION, type ConnectionTable, STATE } from "./connection_table.ts";
 import { type FrameStore, LINK, NONE } from "./frame_store.ts";
 import { PairBatch } from "./pair_batch.ts";
@@ -14,7 +15,7 @@ import { TCP_FLAG } from "./tcp_flags.ts";
 
 /** Why a checkpoint is asked for. */
 export type CheckpointReason =
-  /** The two sides say different things. */
+  /** The two sides say different things, or did so of late and are expected to. */
   | "mismatch"
   /** The secondary has not said the same in time. */
   | "timeout"
@@ -176,6 +177,9 @@ export class Comparison {
   /** A frame of the primary is out of the queue of its connection, and may leave. */
   release(connection: number, frame: number): void {
     this.remember(connection, frame);
+    if (this.store.entries[frame + FRAME.LENGTH]! > 0) {
+      this.table.records[connection + CONNECTION.DIFFERENCES] = 0;
+    }
     this.gate.release(frame);
   }
 
@@ -212,6 +216,21 @@ export class Comparison {
     if ((state & STATE.DIFFERS) !== 0) return;
     records[connection + CONNECTION.STATE] = state | STATE.DIFFERS;
     this.mismatches++;
+    const differences = records[connection + CONNECTION.DIFFERENCES]! + 1;
+    records[connection + CONNECTION.DIFFERENCES] = differences;
+    if (differences > 1) records[connection + CONNECTION.DISTRUSTED] = PACKET_DISTRUSTED_FRAMES;
+    this.gate.want("mismatch", frame);
+  }
+
+  /**
+   * A frame of the primary with data has come: what has differed again and again will differ, and a secondary
+   * that is slow after a load need not be waited for to learn that.
+   */
+  distrust(connection: number, frame: number): void {
+    const { records } = this.table;
+    const left = records[connection + CONNECTION.DISTRUSTED]!;
+    if (left === 0) return;
+    records[connection + CONNECTION.DISTRUSTED] = left - 1;
     this.gate.want("mismatch", frame);
   }
 }

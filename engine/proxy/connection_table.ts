@@ -49,6 +49,10 @@ export const CONNECTION = {
   SECONDARY_COUNT: 21,
   /** When the last frame came, as a frame's arrival. */
   SEEN: 22,
+  /** How often the sides have differed since something was equal. */
+  DIFFERENCES: 23,
+  /** Frames with data that are expected to differ. */
+  DISTRUSTED: 24,
 } as const;
 
 /** Bits of a connection's state. */

@@ -62,6 +62,7 @@ export class TcpComparator {
     if ((flags & SYN) !== 0 && this.#needsCheckpoint(frame)) {
       this.#comparison.gate.want("handshake", frame);
     }
+    if (this.#entries[frame + FRAME.LENGTH]! > 0) this.#comparison.distrust(connection, frame);
     this.advance(connection);
   }
 

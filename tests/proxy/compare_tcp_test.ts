@@ -1,4 +1,5 @@
 import { assertEquals } from "@std/assert/mod.js";
+import { PACKET_DISTRUSTED_FRAMES } from "../../engine/limits.ts";
 import { tcp, TCP_FLAG } from "./packets.ts";
 import { Rig, Stream } from "./rig.ts";
 
@@ -39,6 +40,50 @@ Deno.test("TCP payload differs: one request until the checkpoint, all of the con
   rig.primary(next);
   assertEquals(rig.secondary(next), [next]);
   assertEquals(rig.proxy.statistics.mismatches, 1);
+});
+
+Deno.test("what has differed twice in a row asks at once for a while, and then only if it differs", () => {
+  const rig = Rig.comparing();
+  const stream = new Stream().open(rig);
+  const other = new Stream({ destinationPort: 9 }).open(rig);
+  let at = 0;
+  const say = () => rig.primary(stream.at(at++, "x"));
+  const differ = () => {
+    say();
+    assertEquals(rig.reason, undefined);
+    rig.secondary(stream.at(at - 1, "y"));
+    assertEquals(rig.reason, "mismatch");
+    rig.checkpoint();
+  };
+  differ();
+  differ();
+  for (let frame = 0; frame < PACKET_DISTRUSTED_FRAMES; frame++) {
+    say();
+    assertEquals(rig.reason, "mismatch");
+    rig.checkpoint();
+  }
+  differ();
+  say();
+  assertEquals(rig.reason, "mismatch");
+  rig.checkpoint();
+  rig.primary(other.at(0, "fine"));
+  assertEquals(rig.reason, undefined);
+});
+
+Deno.test("something equal between two differences: no more is expected of a connection", () => {
+  const rig = Rig.comparing();
+  const stream = new Stream().open(rig);
+  for (let at = 0; at < 20; at += 2) {
+    rig.primary(stream.at(at, "x"));
+    assertEquals(rig.reason, undefined);
+    rig.secondary(stream.at(at, "y"));
+    assertEquals(rig.reason, "mismatch");
+    rig.checkpoint();
+    const same = stream.at(at + 1, "z");
+    rig.primary(same);
+    assertEquals(rig.reason, undefined);
+    assertEquals(rig.secondary(same), [same]);
+  }
 });
 
 Deno.test("a difference within a batch holds what comes behind it, and nothing else", () => {
