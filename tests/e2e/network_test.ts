@@ -10,11 +10,13 @@ import type { ReplicationMode } from "../../engine/config/mod.ts";
 const KILLS = testKills(4);
 
 /**
- * The longest that a client on an open connection may wait for an answer at a takeover. On an idle
- * machine it is 250 to 450 ms; what a client has lost it sends again after 200 ms, then 400, then 800,
- * so a machine that is busy with something else shows the next of these steps.
+ * The longest that a client on an open connection may wait for an answer at a takeover. What it has lost
+ * it sends again: in `colo`, where it is answered within milliseconds, after 200 ms, and 22 takeovers
+ * made 140 to 320 ms, or 430 where the machine was busy with something else. In `continuous` every answer
+ * waits for a checkpoint, and a client whose round trips take that long waits 300 ms and more before
+ * it sends again: of 20 takeovers 19 made 120 to 360 ms, one 530 ms.
  */
-const GAP_MS_MAX = 1000;
+const GAP_MS_MAX = { colo: 500, continuous: 1000 } as const;
 
 const COLO = new URL("../../cli/colo.ts", import.meta.url).pathname;
 
@@ -86,7 +88,7 @@ for (const mode of ["colo", "continuous"] as const satisfies readonly Replicatio
             `(each: ${gapsMs.map((gapMs) => gapMs.toFixed(0)).join(" ")}), ` +
             `${pinged.lost} of ${pinged.replies} pings lost`,
         );
-        assert(longestMs <= GAP_MS_MAX, `a client waited ${longestMs} ms`);
+        assert(longestMs <= GAP_MS_MAX[mode], `a client waited ${longestMs} ms`);
         assert(pinged.replies > 10 && pinged.longestGapMs < 1000, JSON.stringify(pinged));
       });
     }
