@@ -5,6 +5,8 @@
  * @module
  */
 
+import type { ReplicationMode } from "../../engine/config/mod.ts";
+
 /** Whom it happens to. */
 export type Target =
   | "primary QEMU"
@@ -28,8 +30,10 @@ export type Moment =
   | "between checkpoints"
   /** The primary's guest stands still. */
   | "in a checkpoint"
-  /** The secondary's QEMU stands still, to load. */
-  | "while the secondary loads";
+  /** The secondary's QEMU stands still, to load. In mode `colo`. */
+  | "while the secondary loads"
+  /** A whole checkpoint is on its way into the image. In mode `continuous`. */
+  | "while the standby applies";
 
 /** What must have become of it. */
 export interface Outcome {
@@ -45,6 +49,7 @@ export interface Outcome {
 
 /** One cell. */
 export interface Cell extends Outcome {
+  readonly mode: ReplicationMode;
   readonly target: Target;
   readonly action: Action;
   readonly moment: Moment;
@@ -71,38 +76,56 @@ const STOP_GAP_MS = STOP_MS + 3500;
 /** A QEMU that does not answer between two checkpoints is given 3 s. */
 const HANG_GAP_MS = 3000 + 3500;
 
-const MOMENTS: readonly Moment[] = [
-  "seeding",
-  "between checkpoints",
-  "in a checkpoint",
-  "while the secondary loads",
-];
+const MOMENTS: Readonly<Record<ReplicationMode, readonly Moment[]>> = {
+  colo: ["seeding", "between checkpoints", "in a checkpoint", "while the secondary loads"],
+  continuous: ["seeding", "between checkpoints", "in a checkpoint", "while the standby applies"],
+};
 
 const takeover: Outcome = { runs: "secondary", gapMs: TAKEOVER_GAP_MS, unprotected: "yes" };
 const goesOnAlone: Outcome = { runs: "primary", gapMs: HICCUP_GAP_MS, unprotected: "yes" };
+/** The image protects, and not the QEMU that stands by for it. */
+const unharmed: Outcome = { runs: "primary", gapMs: HICCUP_GAP_MS, unprotected: "no" };
 const goesOn: Outcome = { runs: "primary", gapMs: STOP_GAP_MS, unprotected: "either" };
+
+const revived: Outcome = {
+  runs: "primary",
+  gapMs: RESTART_GAP_MS,
+  unprotected: "yes",
+  forgets: true,
+};
 
 /** A row of the matrix: what must happen at all moments, but for those that are named. */
 interface MatrixRow extends Partial<Readonly<Record<Moment, Outcome>>> {
   readonly target: Target;
   readonly action: Action;
   readonly otherwise: Outcome;
+  /** In this one alone; in both if absent. */
+  readonly mode?: ReplicationMode;
 }
 
 const ROWS: readonly MatrixRow[] = [
   {
     target: "primary QEMU",
     action: "kill",
+    mode: "colo",
     // It is started again from the mirror, since the config says `revive`.
-    seeding: { runs: "primary", gapMs: RESTART_GAP_MS, unprotected: "yes", forgets: true },
+    seeding: revived,
+    otherwise: takeover,
+  },
+  {
+    target: "primary QEMU",
+    action: "kill",
+    mode: "continuous",
+    // What an image lacks is little: all of it may have been sent, which is as good as a checkpoint.
+    seeding: { ...revived, runs: "either" },
     otherwise: takeover,
   },
   {
     target: "primary QEMU",
     action: "stop",
     seeding: goesOn,
-    // In a checkpoint it is given longer than it is stopped for.
-    "in a checkpoint": { ...goesOn, unprotected: "no" },
+    // In a checkpoint it is given longer than it is stopped for, until that is whole.
+    "in a checkpoint": { ...goesOn, runs: "either" },
     otherwise: { runs: "secondary", gapMs: HANG_GAP_MS, unprotected: "yes" },
   },
   {
@@ -117,12 +140,32 @@ const ROWS: readonly MatrixRow[] = [
     seeding: goesOn,
     otherwise: takeover,
   },
-  { target: "secondary QEMU", action: "kill", otherwise: goesOnAlone },
+  {
+    target: "secondary QEMU",
+    action: "kill",
+    mode: "colo",
+    otherwise: goesOnAlone,
+  },
+  {
+    target: "secondary QEMU",
+    action: "kill",
+    mode: "continuous",
+    seeding: goesOnAlone,
+    otherwise: unharmed,
+  },
   {
     target: "secondary QEMU",
     action: "stop",
+    mode: "colo",
     // Checkpoints go on: they are held by its engine, and loaded later.
     otherwise: { runs: "primary", gapMs: HICCUP_GAP_MS, unprotected: "either" },
+  },
+  {
+    target: "secondary QEMU",
+    action: "stop",
+    mode: "continuous",
+    seeding: goesOnAlone,
+    otherwise: unharmed,
   },
   { target: "secondary engine", action: "kill", otherwise: goesOnAlone },
   { target: "secondary engine", action: "stop", otherwise: goesOnAlone },
@@ -146,10 +189,12 @@ const ROWS: readonly MatrixRow[] = [
   },
 ];
 
-/** All cells. */
-export const CELLS: readonly Cell[] = ROWS.flatMap((row) =>
-  MOMENTS.map((moment) => {
-    const { target, action, otherwise } = row;
-    return { target, action, moment, ...row[moment] ?? otherwise };
-  })
+/** All cells, those of one mode behind those of the other. */
+export const CELLS: readonly Cell[] = (["colo", "continuous"] as const).flatMap((mode) =>
+  ROWS.filter((row) => row.mode === undefined || row.mode === mode).flatMap((row) =>
+    MOMENTS[mode].map((moment) => {
+      const { target, action, otherwise } = row;
+      return { mode, target, action, moment, ...row[moment] ?? otherwise };
+    })
+  )
 );

@@ -1,14 +1,16 @@
 /**
- * Everything that may die or stand still, at every moment that matters: exactly one VM goes on, with
- * nothing lost that a client has been told, and is protected again.
+ * Everything that may die or stand still, at every moment that matters, in each mode: exactly one VM goes
+ * on, with nothing lost that a client has been told, and is protected again.
  *
- * `COLO_TEST_MATRIX=all` tries all cells, `COLO_TEST_MATRIX=3-5` some of them by their numbers; else a
- * sample is drawn by the seed.
+ * `COLO_TEST_MATRIX=all` tries all cells, `COLO_TEST_MATRIX=3-5` or `=3` some of them by their numbers;
+ * else each run draws some others of each mode.
  */
 
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { GUEST } from "../../bench/rig/hosts.ts";
 import type { EngineProcess } from "../../cli/demo/engine_process.ts";
+import type { ReplicationMode } from "../../engine/config/mod.ts";
+import type { Report } from "../../engine/host/mod.ts";
 import { eventTimeMs, QmpClient } from "../../engine/qmp/mod.ts";
 import { ConsoleVerifier } from "../../engine/vm/mod.ts";
 import { ArbitratedPair, whyNoArbitratedPair } from "./_arbitrated_pair.ts";
@@ -16,9 +18,10 @@ import { FrameWatch } from "./_frame_watch.ts";
 import { type Cell, CELLS, CUT_MS, STOP_MS, type Target } from "./_kill_matrix.ts";
 import { LinkRelay } from "./_link_relay.ts";
 import type { Side as AnySide } from "./_network_pair.ts";
-import { isAlive, processesOf, randomFrom, sleep, testSeed, until } from "./_pair.ts";
+import { isAlive, processesOf, randomFrom, sleep, until, within } from "./_pair.ts";
 
-const SAMPLED = 6;
+/** So many cells of each mode in every run. */
+const SAMPLED = 3;
 
 /** An aim is as good as the time in which one is told that a guest stands still. */
 const ATTEMPTS = 5;
@@ -36,10 +39,15 @@ const SEED_FRAMES = 5;
 /** Behind a load: nothing is under way, and the next checkpoint is some time off. */
 const BETWEEN_MS = 100;
 
+/** A checkpoint has come as a whole, and is being applied. */
+const APPLY_MS = 1;
+
 const RESTART_MS = 100;
 
 /** Of each engine, where something went wrong. */
 const REPORTS_SHOWN = 12;
+
+const MODES: readonly ReplicationMode[] = ["colo", "continuous"];
 
 type Side = Exclude<AnySide, "third">;
 const SIDES: readonly Side[] = ["primary", "standby"];
@@ -70,7 +78,7 @@ class Stage implements AsyncDisposable {
     for (const side of SIDES) this.#keep(side, side === "primary" ? "run" : "standby");
   }
 
-  static async start(): Promise<Stage> {
+  static async start(mode: ReplicationMode): Promise<Stage> {
     const directory = await Deno.makeTempDir({ prefix: "colo-matrix-" });
     const relay = (side: Side) =>
       new LinkRelay({ path: `${directory}/${side}.sock` }, {
@@ -78,6 +86,7 @@ class Stage implements AsyncDisposable {
       });
     const relays = { primary: relay("primary"), standby: relay("standby") };
     const world = await ArbitratedPair.start({
+      mode,
       bothWays: true,
       address: (listener, by) =>
         `unix:${directory}/${listener === by ? "" : "to-"}${listener}.sock`,
@@ -120,6 +129,15 @@ class Stage implements AsyncDisposable {
     return undefined;
   }
 
+  /** Whether a side has a QEMU, which something can happen to. */
+  hasQemu(side: Side): boolean {
+    try {
+      return isAlive(this.pair.qemuPid(side));
+    } catch {
+      return false;
+    }
+  }
+
   /** Processes that something happens to. */
   pids(target: Target): readonly number[] {
     const { pair } = this;
@@ -156,11 +174,11 @@ class Stage implements AsyncDisposable {
  *
  * @returns When it was, in milliseconds since the epoch, and whether that was in time
  */
-async function actAt(stage: Stage, { moment }: Cell, act: () => void) {
+async function actAt(stage: Stage, { mode, moment }: Cell, act: () => void) {
   const { pair, relays, monitors } = stage;
   const acted = Promise.withResolvers<number>();
-  /** When the QEMU stood still that is aimed at, and when it did not any more. */
-  let [stoppedMs, resumedMs] = [Infinity, Infinity];
+  /** When the moment was over. */
+  let overMs = () => Infinity;
   let isDone = false;
   const actNow = () => {
     if (isDone) return;
@@ -171,13 +189,32 @@ async function actAt(stage: Stage, { moment }: Cell, act: () => void) {
   switch (moment) {
     case "seeding": {
       let frames = 0;
-      relays.standby.onFrame = ({ role, type }) => {
-        if (role !== "bulk") return;
+      const hold = relays.standby.hold(({ role, type }) => {
+        if (role !== "bulk") return false;
         if (type === "seedBegin") frames = 1;
-        else if (frames > 0 && type === "pages" && ++frames > SEED_FRAMES) actNow();
         else if (type === "commit") frames = 0;
+        else if (frames > 0 && type === "pages") frames++;
+        return frames > SEED_FRAMES;
+      });
+      // An image needs no other seed when its QEMU is lost.
+      const ended = mode === "colo" ? pair.qemuPid("standby") : pair.standby.pid;
+      Deno.kill(ended, "SIGKILL");
+      await within(hold.frame, AIM_MS, "a seed is under way");
+      await until(() => stage.hasQemu("standby"), AIM_MS, "there is a QEMU");
+      actNow();
+      hold.release();
+      break;
+    }
+    case "while the standby applies": {
+      const { reports } = pair.standby;
+      const relay = relays.standby;
+      relay.onFrame = ({ role, type, epoch }) => {
+        if (role !== "bulk" || type !== "commit") return;
+        relay.onFrame = () => {};
+        const isApplied = (report: Report) => report.event === "loaded" && report.epoch === epoch;
+        overMs = () => reports.find(isApplied)?.atMs ?? Infinity;
+        setTimeout(actNow, APPLY_MS);
       };
-      Deno.kill(pair.qemuPid("standby"), "SIGKILL");
       break;
     }
     case "between checkpoints": {
@@ -194,6 +231,9 @@ async function actAt(stage: Stage, { moment }: Cell, act: () => void) {
     }
     default: {
       const monitor = monitors[moment === "in a checkpoint" ? "primary" : "standby"];
+      /** When the QEMU stood still that is aimed at, and when it did not any more. */
+      let [stoppedMs, resumedMs] = [Infinity, Infinity];
+      overMs = () => resumedMs;
       monitor.on("STOP", (event) => {
         if (!isDone) stoppedMs = eventTimeMs(event);
         actNow();
@@ -207,7 +247,7 @@ async function actAt(stage: Stage, { moment }: Cell, act: () => void) {
   const timer = setTimeout(() => acted.reject(new Error(`never ${moment}`)), AIM_MS);
   const atMs = await acted.promise.finally(() => clearTimeout(timer));
   await sleep(BETWEEN_MS);
-  return { atMs, inTime: resumedMs > atMs };
+  return { atMs, inTime: overMs() > atMs };
 }
 
 /** Do it, and undo it after a while where that is part of it. */
@@ -246,7 +286,7 @@ function verify(stage: Stage, boot: ConsoleVerifier): number {
 
 /** @returns One line about it, or nothing when the moment was missed */
 async function tryCell(cell: Cell): Promise<string | undefined> {
-  await using stage = await Stage.start();
+  await using stage = await Stage.start(cell.mode);
   try {
     return await playCell(stage, cell);
   } catch (error) {
@@ -324,21 +364,30 @@ async function playCell(stage: Stage, cell: Cell): Promise<string | undefined> {
     `longest gap ${longestGapMs.toFixed(0)} ms`;
 }
 
+/** The seed of the cells that are drawn: `COLO_TEST_SEED`, or another one in every run, CI's as well. */
+function drawingSeed(): number {
+  const seed = Number(Deno.env.get("COLO_TEST_SEED") ?? Date.now() % 2 ** 31);
+  console.log(`seed ${seed}: replay with COLO_TEST_SEED=${seed}`);
+  return seed;
+}
+
 function chosen(): readonly number[] {
   const all = CELLS.map((_, at) => at);
   const wanted = Deno.env.get("COLO_TEST_MATRIX");
   if (wanted === "all") return all;
-  const range = /^(\d+)-(\d+)$/.exec(wanted ?? "");
-  if (range !== null) return all.slice(Number(range[1]), Number(range[2]) + 1);
-  const random = randomFrom(testSeed());
+  const range = /^(\d+)(?:-(\d+))?$/.exec(wanted ?? "");
+  if (range !== null) return all.slice(Number(range[1]), Number(range[2] ?? range[1]) + 1);
+  const random = randomFrom(drawingSeed());
   const drawn = all.map((at) => ({ at, order: random() })).sort((a, b) => a.order - b.order);
-  return drawn.slice(0, SAMPLED).map(({ at }) => at);
+  return MODES.flatMap((mode) =>
+    drawn.filter(({ at }) => CELLS[at]!.mode === mode).slice(0, SAMPLED).map(({ at }) => at)
+  );
 }
 
 for (const at of whyNot === undefined ? chosen() : []) {
   const cell = CELLS[at]!;
-  const { target, action, moment } = cell;
-  Deno.test(`kill matrix ${at}: ${target}, ${action}, ${moment}`, async () => {
+  const { mode, target, action, moment } = cell;
+  Deno.test(`kill matrix ${at}: ${mode}, ${target}, ${action}, ${moment}`, async () => {
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
       const line = await tryCell(cell);
       if (line !== undefined) return console.log(line);
