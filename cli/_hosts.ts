@@ -57,7 +57,10 @@ export async function runSecondary(context: HostContext, takeOver = false): Prom
   return exitCode(signal, await host.run());
 }
 
-async function qemuFor(role: "primary" | "secondary", { config, qemuPath }: HostContext) {
+async function qemuFor(role: "primary" | "secondary", { config, run, qemuPath }: HostContext) {
+  const { record } = run;
+  // A VM that is looked after is what it is.
+  if (record?.runsVm && record.qemu !== undefined) return record.qemu;
   const { accel } = config.vm;
   return await findQemu({ path: qemuPath ?? config.qemuPath, accel, role, progress });
 }

@@ -9,7 +9,7 @@ import { createHash } from "node:crypto";
 import type { VmConfig } from "../config/mod.ts";
 import { runtimeDirectory } from "../control/mod.ts";
 import { ColoError, ConfigError, messageOf } from "../errors.ts";
-import { isAlive, type ProcessIdentity } from "../vm/mod.ts";
+import { coloCapabilities, isAlive, type ProcessIdentity, type Qemu } from "../vm/mod.ts";
 
 /** A QEMU that an engine has started. */
 export interface RunRecord extends ProcessIdentity {
@@ -17,6 +17,8 @@ export interface RunRecord extends ProcessIdentity {
   readonly runsVm: boolean;
   /** Its monitor, for one client at a time. */
   readonly qmpPath: string;
+  /** What it is, so that nobody has to find that out again while its guest stands still. */
+  readonly qemu?: Qemu | undefined;
 }
 
 const LOCK_NAME = "lock";
@@ -33,15 +35,25 @@ export function runDirectoryOf({ path }: Pick<VmConfig, "path">): string {
 export function readRunRecord(directory: string): RunRecord | undefined {
   try {
     const text = Deno.readTextFileSync(`${directory}/${RECORD_NAME}`);
-    const { pid, startTicks, qmpPath, runsVm } = JSON.parse(text) as Partial<RunRecord>;
+    const { pid, startTicks, qmpPath, runsVm, qemu } = JSON.parse(text) as Partial<RunRecord>;
     if (typeof pid !== "number" || typeof startTicks !== "number") return undefined;
     if (typeof qmpPath !== "string" || typeof runsVm !== "boolean") return undefined;
-    const record = { pid, startTicks, qmpPath, runsVm };
+    const record = { pid, startTicks, qmpPath, runsVm, qemu: knownQemu(qemu) };
     return isAlive(record) ? record : undefined;
   } catch {
     // There is none, or half of one, whose QEMU did not come up.
     return undefined;
   }
+}
+
+function knownQemu(qemu: Partial<Qemu> | undefined): Qemu | undefined {
+  const { command, env, version, accel, source } = qemu ?? {};
+  if (!Array.isArray(command) || typeof env !== "object" || typeof version !== "string") {
+    return undefined;
+  }
+  if (accel === undefined || source === undefined) return undefined;
+  // Which capabilities are set is up to the engine, and this may be a newer one.
+  return { command, env, version, accel, source, capabilities: coloCapabilities(version) };
 }
 
 /** The directory of one engine, taken by this process until it is given up. */

@@ -75,7 +75,7 @@ export async function startVm(options: StartVmOptions): Promise<Vm> {
     const { pid } = process;
     const identity = identify(pid);
     if (options.run !== undefined && identity !== undefined) {
-      options.run.record = { ...identity, qmpPath, runsVm: !options.incoming };
+      options.run.record = { ...identity, qmpPath, runsVm: !options.incoming, qemu };
     }
     const qmp = await process.whileAlive(
       QmpClient.connect(qmpPath, { timeoutMs: START_MS, retryForMs: START_MS }),

@@ -1,7 +1,6 @@
 /** Engines that die and are started again, as by a service manager. */
 
 import { assert, assertEquals } from "@std/assert/mod.js";
-import { percentile } from "../../cli/demo/result.ts";
 import { eventTimeMs } from "../../engine/qmp/mod.ts";
 import { Commands } from "./_commands.ts";
 import { isAlive, sleep, until } from "./_pair.ts";
@@ -44,10 +43,8 @@ Deno.test(`a guest that stood still when its engine died runs within ${PAUSE_MS_
     await sleep(300);
   }
   await monitor.close();
-  pausesMs.sort((a, b) => a - b);
   console.log(`the guest stood still for ${pausesMs.map((ms) => ms.toFixed(0)).join(", ")} ms`);
-  // A machine that runs other tests meanwhile starts a program late now and then.
-  assert(percentile(pausesMs, 0.5) < PAUSE_MS_MAX);
+  assert(Math.max(...pausesMs) < PAUSE_MS_MAX);
   const ticks = pair.console("primary");
   assert(ticks.poll().every(({ chainOk, fileOk }) => chainOk && fileOk));
 });

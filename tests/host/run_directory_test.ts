@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert/mod.js";
 import { ConfigError } from "../../engine/errors.ts";
 import { readRunRecord, RunDirectory, runDirectoryOf } from "../../engine/host/mod.ts";
-import { identify, isAlive, killLeftover } from "../../engine/vm/mod.ts";
+import { coloCapabilities, identify, isAlive, killLeftover } from "../../engine/vm/mod.ts";
 
 /** A config that no other test has. */
 function config() {
@@ -28,7 +28,15 @@ Deno.test("RunDirectory is one engine's, and gone with the VM", () => {
 Deno.test("RunDirectory remembers a QEMU for as long as that runs", async () => {
   const own = config();
   const child = startSleep();
-  const record = { ...identify(child.pid)!, qmpPath: "/tmp/qmp", runsVm: true };
+  const qemu = {
+    command: ["/usr/bin/qemu", "-L", "/share"],
+    env: { QEMU_MODULE_DIR: "/modules" },
+    version: "11.1.3",
+    accel: "tcg",
+    source: "fetched",
+    capabilities: coloCapabilities("11.1.3"),
+  } as const;
+  const record = { ...identify(child.pid)!, qmpPath: "/tmp/qmp", runsVm: true, qemu };
   {
     using run = RunDirectory.take(own);
     run.record = record;
@@ -38,7 +46,9 @@ Deno.test("RunDirectory remembers a QEMU for as long as that runs", async () => 
   // The number alone is no proof: it may be another process's by now.
   run.record = { ...record, startTicks: record.startTicks - 1 };
   assertEquals(run.record, undefined);
-  run.record = record;
+  // An engine of before did not say what it was.
+  run.record = { ...record, qemu: undefined };
+  assertEquals(run.record, { ...record, qemu: undefined });
   await Promise.all([killLeftover(record), child.status]);
   assertEquals(isAlive(record), false);
   assertEquals(run.record, undefined);
