@@ -2,8 +2,8 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import type { DemoSession } from "../../cli/demo/session.ts";
 import { imagePlace } from "../../engine/host/image_directory.ts";
 import { loadVmConfig } from "../../engine/config/mod.ts";
-import { prepareDemoGuest } from "../../engine/vm/mod.ts";
 import { isAlive, randomFrom, sleep, testKills, testSeed, withPair } from "./_pair.ts";
+import { SavedGuest } from "./_saved_guest.ts";
 
 const KILLS = testKills(5);
 
@@ -15,6 +15,9 @@ const PERIODS = [25, 50, 100, 200, "adaptive"] as const;
 const TICKS_LOST_MAX = 1;
 const TICKS_REPEATED_MAX = 2;
 
+/** Ticks that each survivor of many must show: the second proves that the first was no accident. */
+const TICKS_AFTER = 2;
+
 const CONTINUOUS = {
   mode: "continuous",
   append: "colo.load=small-writes colo.load_pages=400",
@@ -22,6 +25,19 @@ const CONTINUOUS = {
 
 /** Many pages, so that a checkpoint takes its time to go into the image. */
 const HEAVY = { ...CONTINUOUS, append: "colo.load=sweep colo.load_pages=2048 colo.load_ms=50" };
+
+/** Run a pair whose guest was booted before, and is protected. */
+async function withSavedPair(
+  guest: SavedGuest,
+  options: Parameters<typeof withPair>[0],
+  work: (session: DemoSession) => Promise<void>,
+): Promise<void> {
+  await withPair({ ...options, configure: guest.configure }, async (session) => {
+    session.primaryConsole.bootedAs(guest.bootFacts);
+    await session.protected();
+    await work(session);
+  });
+}
 
 /** Where the standby keeps the guest's memory. */
 async function placeOf(session: DemoSession): Promise<string> {
@@ -37,17 +53,16 @@ function filesIn(directory: string): string[] {
 }
 
 Deno.test(`a standby's QEMU takes over at ${KILLS} random moments, memory and CPU state verified`, async () => {
-  await prepareDemoGuest();
+  await using guest = await SavedGuest.boot(128, CONTINUOUS.append);
   const random = randomFrom(testSeed());
   const tookMs: number[] = [];
   for (let round = 0; round < KILLS; round++) {
     const periodMs = PERIODS[round % PERIODS.length]!;
     const delayMs = random() * 600;
-    await withPair({ ...CONTINUOUS, periodMs }, async (session) => {
+    await withSavedPair(guest, { ...CONTINUOUS, periodMs }, async (session) => {
       const place = await placeOf(session);
-      await session.protected();
       await sleep(delayMs);
-      const takeover = await session.killPrimary();
+      const takeover = await session.killPrimary(TICKS_AFTER);
       tookMs.push(takeover.killToRunningMs);
       console.log(
         `period ${periodMs} +${delayMs.toFixed(1)} ms: running after ` +
@@ -69,11 +84,11 @@ Deno.test(`a standby's QEMU takes over at ${KILLS} random moments, memory and CP
 });
 
 Deno.test("the last checkpoint runs, whole, when the standby's engine dies in the middle of the next", async () => {
+  await using guest = await SavedGuest.boot(128, HEAVY.append);
   const random = randomFrom(testSeed());
   let mended = 0;
   for (let round = 0; round < ENGINE_KILLS; round++) {
-    await withPair({ ...HEAVY, periodMs: 50 }, async (session) => {
-      await session.protected();
+    await withSavedPair(guest, { ...HEAVY, periodMs: 50 }, async (session) => {
       await sleep(300 + random() * 300);
       // The engine first, then the primary, before that has noticed.
       Deno.kill(session.standby.pid, "SIGKILL");
@@ -82,7 +97,7 @@ Deno.test("the last checkpoint runs, whole, when the standby's engine dies in th
       await session.standby.exited();
       const held = session.checkpoints.at(-1)!.epoch;
       session.restartStandby("--take-over");
-      const takeover = await session.survived(killedMs);
+      const takeover = await session.survived(killedMs, TICKS_AFTER);
       const found = session.standby.reports.some((report) =>
         report.event === "notice" && report.text.includes("on its way into the image")
       );
