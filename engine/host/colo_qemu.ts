@@ -4,6 +4,7 @@
  * @module
  */
 
+import { QmpError } from "../errors.ts";
 import type { QmpClient } from "../qmp/mod.ts";
 import type { MigrationCapability } from "../qmp/mod.ts";
 
@@ -15,6 +16,9 @@ const REQUEST_AFTER_MS = 10;
 
 /** Bytes per second; QEMU's default would make the first copy crawl. */
 const BANDWIDTH_MAX = 10_000_000_000;
+
+/** That it takes milliseconds was seen, and hundreds on a host that is short of time. */
+const CLEAR_UP_MS = 10_000;
 
 async function setCapabilities(
   qmp: QmpClient,
@@ -29,6 +33,22 @@ async function setCapabilities(
   });
 }
 
+/**
+ * Wait until QEMU has cleared up after the migration before. Its status says that sooner, and QEMU 11.1
+ * aborts when it is told to migrate in between ("duplicate yank instance").
+ *
+ * @throws {QmpError} when it does not
+ */
+async function untilClearedUp(qmp: QmpClient): Promise<void> {
+  const deadlineMs = performance.now() + CLEAR_UP_MS;
+  while ((await qmp.execute("query-yank")).some(({ type }) => type === "migration")) {
+    if (performance.now() > deadlineMs) {
+      throw new QmpError("Cannot begin a migration: QEMU does not end the one before");
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
 /** Make a running QEMU the primary of whoever listens at `path`. Returns when the migration has begun. */
 export async function beginPrimary(
   qmp: QmpClient,
@@ -40,6 +60,7 @@ export async function beginPrimary(
     "max-bandwidth": BANDWIDTH_MAX,
     "x-checkpoint-delay": REQUEST_AFTER_MS,
   });
+  await untilClearedUp(qmp);
   await qmp.execute("migrate", { uri: `unix:${path}` });
 }
 

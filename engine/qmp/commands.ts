@@ -30,6 +30,7 @@ import type {
   RunState,
   SocketAddressLegacy,
   VersionInfo,
+  YankInstance,
 } from "./schema.ts";
 
 /** A command with these arguments and this answer. */
@@ -112,6 +113,8 @@ interface MigrationCommands {
   /** A primary leaves COLO and runs on; a secondary takes over. */
   readonly "x-colo-lost-heartbeat": Command<NoMembers>;
   readonly "query-colo-status": Command<NoMembers, ColoStatus>;
+  /** `qapi/yank.json`: a migration is listed until QEMU has cleared up after it. */
+  readonly "query-yank": Command<NoMembers, readonly YankInstance[]>;
 }
 
 /** `qapi/net.json`, `qapi/char.json`, `qapi/qom.json` */

@@ -216,6 +216,11 @@ export interface ChardevInfo {
   readonly "frontend-open": boolean;
 }
 
+/** `qapi/yank.json`: what could be broken off; a chardev's or a node's has its name as well. */
+export interface YankInstance {
+  readonly type: "block-node" | "chardev" | "migration";
+}
+
 /** `qapi/qom.json`: the members of an object depend on its type. */
 export interface ObjectOptions {
   readonly "qom-type": string;

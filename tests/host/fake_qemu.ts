@@ -87,6 +87,8 @@ class FakeQemu {
         return {};
       case "query-migrate":
         return { status: this.#migration };
+      case "query-yank":
+        return [];
       case "query-colo-status":
         return { mode: this.#colo, "last-mode": "none", reason: "none" };
       case "query-status":

@@ -141,6 +141,7 @@ export const COMMAND_MEMBERS: CommandMembers = {
   "migrate-continue": [{ state: 1 }, {}],
   "x-colo-lost-heartbeat": [{}, {}],
   "query-colo-status": [{}, { mode: 1, "last-mode": 1, reason: 1 }],
+  "query-yank": [{}, { type: 1 }],
   "announce-self": [{ initial: 1, max: 1, rounds: 1, step: 1, interfaces: 1, id: 1 }, {}],
   "query-chardev": [{}, { label: 1, filename: 1, "frontend-open": 1 }],
   "chardev-add": [{ id: 1, backend: 1 }, { pty: 1 }],
