@@ -74,7 +74,11 @@ export type OverlayEvent =
 export interface OverlayWatchOptions {
   /** What they may take up together. */
   readonly limitBytes: number;
-  /** The share of it from which on little room is left; 0.8. */
+  /**
+   * The share of it from which on little room is left; 0.4. When a checkpoint is about to be loaded, what
+   * the primary has written lands on the disk, and what it takes the place of beside the overlay that
+   * is full already: as much again, as a rule. Only then both are emptied.
+   */
   readonly warnShare?: number;
 }
 
@@ -89,9 +93,9 @@ const RELIEF_SHARE = 0.75;
  * import { OverlayWatch } from "./overlay.ts";
  *
  * const watch = new OverlayWatch({ limitBytes: 1000 });
- * if (watch.update(799).length !== 0) throw new Error("there is room");
- * if (watch.update(800)[0]?.type !== "filling") throw new Error("there is not");
- * if (watch.update(900).length !== 0) throw new Error("that was said");
+ * if (watch.update(399).length !== 0) throw new Error("there is room");
+ * if (watch.update(400)[0]?.type !== "filling") throw new Error("there is not");
+ * if (watch.update(450).length !== 0) throw new Error("that was said");
  * ```
  */
 export class OverlayWatch {
@@ -99,7 +103,7 @@ export class OverlayWatch {
   readonly #warnBytes: number;
   #isFilling = false;
 
-  constructor({ limitBytes, warnShare = 0.8 }: OverlayWatchOptions) {
+  constructor({ limitBytes, warnShare = 0.4 }: OverlayWatchOptions) {
     this.#limitBytes = limitBytes;
     this.#warnBytes = limitBytes * warnShare;
   }

@@ -39,6 +39,7 @@ import { ENGINE_VERSION } from "../version.ts";
 import { killLeftover, type Qemu } from "../vm/mod.ts";
 import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.ts";
 import { DiskCopyName } from "./disk_copy.ts";
+import { requireFree } from "./image_lock.ts";
 import { introductionOf } from "./introduction.ts";
 import { ImageSide } from "./image_side.ts";
 import { LiveSide } from "./live_side.ts";
@@ -126,6 +127,7 @@ export class SecondaryHost {
    *
    * @throws {LinkError} when the address of `replication.listen` cannot be had
    * @throws {QemuError} when the standby QEMU cannot be started; nothing is left running
+   * @throws {DiskError} when somebody else uses its disks
    * @throws {StoreError} when the guest's memory cannot be kept, or there is none to take over from
    */
   async run(): Promise<SecondaryEnd> {
@@ -133,6 +135,7 @@ export class SecondaryHost {
       const listener = await listenLink(this.#address);
       this.#listener = listener;
       await this.#clearUp();
+      requireFree(this.#options.config.vm.disks.map(({ path }) => path));
       const side = this.#createSide();
       this.#side = side;
       await side.start();

@@ -176,7 +176,7 @@ Deno.test("changes are tracked, copied and forgotten", async () => {
 });
 
 Deno.test("overlays that fill up are told of once, and again when there is room", () => {
-  const watch = new OverlayWatch({ limitBytes: 1000 });
+  const watch = new OverlayWatch({ limitBytes: 2000 });
   const events = [0, 799, 800, 1200, 700, 601, 600, 0, 900].map((bytes) =>
     watch.update(bytes).map(({ type }) => type).join()
   );

@@ -47,6 +47,9 @@ import { until } from "./_pair.ts";
 
 const MIB = 1024 * 1024;
 
+/** What takes milliseconds, on a host that has other work. */
+const SOON_MS = 10_000;
+
 function nbdNode(socketPath: string) {
   const server = { type: "unix", path: socketPath };
   const options = { driver: "nbd", "node-name": "client", discard: "unmap" };
@@ -100,8 +103,8 @@ Deno.test("what a real client and a real server say is understood by the gate be
   await client.io("client", "read -P 0 1M 64k");
   await client.io("client", "map");
   await client.client.execute("blockdev-del", { "node-name": "client" });
-  await until(() => kinds.has("command 2"), 2000, "the client says goodbye");
-  await until(() => relay.gate!.isIdle, 2000, "the server has done all");
+  await until(() => kinds.has("command 2"), SOON_MS, "the client says goodbye");
+  await until(() => relay.gate!.isIdle, SOON_MS, "the server has done all");
   assertEquals(conversation.form, "extended");
   assertEquals(conversation.requests.size, 0);
   for (const kind of ["option", "command 0", "command 1", "command 3", "command 4", "command 6"]) {
@@ -118,14 +121,14 @@ Deno.test("writes of a real client wait in a gate, and the client does not", asy
   const client = await MonitoredQemu.bare(place, "client");
   await client.client.execute("blockdev-add", nbdNode(place.path("relay")));
   await client.io("client", "write -P 1 0 1M");
-  await until(() => relay.gate!.isIdle, 2000, "the server has the first");
+  await until(() => relay.gate!.isIdle, SOON_MS, "the server has the first");
   relay.checkpoint(1);
   await client.io("client", "write -P 2 0 1M");
   assert(relay.gate!.heldBytes > MIB, "the gate holds the write");
   const firstByte = async () => (await Deno.readFile(server.path))[0];
   assertEquals(await firstByte(), 1);
   relay.loaded(1);
-  await until(() => relay.gate!.isIdle, 2000, "the server has all");
+  await until(() => relay.gate!.isIdle, SOON_MS, "the server has all");
   assertEquals(await firstByte(), 2);
   await client.io("client", "read -P 2 0 1M");
   await client.io("client", "flush");
@@ -167,7 +170,7 @@ Deno.test("a running guest's disk is replicated, given up, and made equal again 
   assert(attachedMs < 300, `${attachedMs} ms`);
   await guest.writesOn(5);
   await client.execute("stop");
-  await until(() => relay.gate!.isIdle, 2000, "the secondary has all");
+  await until(() => relay.gate!.isIdle, SOON_MS, "the secondary has all");
   await assertSame(own, server.path);
   await client.execute("cont");
 
@@ -197,7 +200,7 @@ Deno.test("a running guest's disk is replicated, given up, and made equal again 
   );
   assert(relay.bytes.toServer < DISK_BYTES / 4);
   await client.execute("stop");
-  await until(() => relay.gate!.isIdle, 2000, "the secondary has all");
+  await until(() => relay.gate!.isIdle, SOON_MS, "the secondary has all");
   await assertSame(own, server.path);
   await client.execute("cont");
   await guest.writesOn(3);

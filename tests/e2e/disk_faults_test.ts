@@ -3,8 +3,9 @@
 import { assert, assertRejects } from "@std/assert/mod.js";
 import { makeDisk } from "../../bench/rig/disk_guest.ts";
 import { ColoError } from "../../engine/errors.ts";
+import { findQemu, qemuTool } from "../../engine/vm/mod.ts";
 import { type DiskHost, DiskLoad, DiskPair } from "./_disk_pair.ts";
-import { sleep } from "./_pair.ts";
+import { sleep, until } from "./_pair.ts";
 
 const MIB = 1024 * 1024;
 
@@ -70,6 +71,34 @@ Deno.test("a pair with qcow2 disks loses nothing, one takeover after another", a
   await pair.assertSameImages();
 });
 
+Deno.test("overlays that fill up are said, and emptied by a checkpoint", async () => {
+  // What a disk of 48 MiB can fill: an overlay of what the VM writes, one of what that takes the place of.
+  await using room = await SmallRoom.of(104 * MIB);
+  await using pair = await DiskPair.start({
+    // No other checkpoint comes in time.
+    periodMs: 60_000,
+    replication: [`overlayDirectory = "${room.path}/overlays"`],
+  });
+  const { a, b } = pair;
+  await a.protects();
+  const client = await a.client();
+  const isSaid = () => notices(b).some((text) => text.includes("fills up"));
+  await client.ask("random 6000");
+  await until(isSaid, 3000, "the standby says that its overlays fill up");
+  const saidMs = b.engine.reports.findLast(({ event }) => event === "notice")!.atMs;
+  await b.engine.waitFor("loaded", ({ atMs }) => atMs >= saidMs, 5000);
+  const load = await a.load();
+  await sleep(1500);
+  const phases = a.engine.reports.flatMap((report) =>
+    report.event === "primary" ? [report.phase] : []
+  );
+  assert(phases.at(-1) === "protected", phases.join());
+  Deno.kill(a.qemuPid, "SIGKILL");
+  await b.takesOver();
+  await load.ended();
+  await load.verify(await b.client());
+});
+
 for (const mode of ["colo", "continuous"] as const) {
   Deno.test(`a standby whose disk is full is given up, and the guest writes on, mode ${mode}`, async () => {
     await using room = await SmallRoom.of(24 * MIB);
@@ -104,11 +133,11 @@ for (const mode of ["colo", "continuous"] as const) {
 async function refusal(
   command: "run" | "standby",
   mode: "colo" | "continuous",
-  spoil: (host: DiskHost) => Promise<void>,
+  spoil: (host: DiskHost) => Promise<AsyncDisposable | void>,
 ): Promise<string> {
   await using pair = await DiskPair.start({ mode, starts: false });
   const host = command === "run" ? pair.a : pair.b;
-  await spoil(host);
+  await using _spoilt = await spoil(host) ?? undefined;
   host.start(command);
   const error = await assertRejects(
     () => host.engine.waitFor("primary", () => false, 30_000),
@@ -127,3 +156,45 @@ for (const command of ["run", "standby"] as const) {
     });
   }
 }
+
+/** Somebody else who writes to the second image of a host. */
+async function holderOf(host: DiskHost): Promise<AsyncDisposable> {
+  const qemu = await findQemu({ role: "primary" });
+  const [command = "", ...leading] = qemuTool("qemu-nbd", qemu);
+  const socket = `${host.directory}/holder.sock`;
+  const child = new Deno.Command(command, {
+    args: [...leading, "-t", "-f", "raw", "-k", socket, host.imagePath(1)],
+    env: qemu.env,
+  }).spawn();
+  const isThere = () => Deno.lstat(socket).then(() => true, () => false);
+  await until(isThere, 5000, "the image is held");
+  const holder = new AsyncDisposableStack();
+  holder.defer(async () => {
+    child.kill("SIGKILL");
+    await child.status;
+  });
+  return holder;
+}
+
+for (
+  const [command, mode] of [["run", "colo"], ["standby", "colo"], [
+    "standby",
+    "continuous",
+  ]] as const
+) {
+  Deno.test(`colo ${command} says which image somebody else uses, mode ${mode}`, async () => {
+    const said = await refusal(command, mode, holderOf);
+    assert(/another process us.*-1\.raw|-1\.raw.*another process us/i.test(said), said);
+  });
+}
+
+Deno.test("a standby whose disk has another size is told so, and the VM runs on alone", async () => {
+  await using pair = await DiskPair.start({
+    prepare: ({ b }) => Deno.truncate(b.imagePath(1), 32 * MIB),
+  });
+  const { a } = pair;
+  const isSaid = () =>
+    notices(a).some((text) => /its disk 1 has 33554432 bytes.*give both the same size/.test(text));
+  await until(isSaid, 30_000, "the primary says why it has no standby");
+  (await a.client()).close();
+});
