@@ -28,9 +28,12 @@ export async function runPrimary(
   options: Pick<PrimaryHostOptions, "recordPath" | "isOrdered"> = {},
 ): Promise<number> {
   const { config, run, signal } = context;
+  const qemu = await qemuFor("primary", context);
+  // Nobody has listened to it so far.
+  if (signal.aborted) return EXIT.INTERRUPTED;
   const host = new PrimaryHost({
     config,
-    qemu: await qemuFor("primary", context),
+    qemu,
     directory: run.path,
     run,
     arbiter: createArbiter(config),
@@ -44,9 +47,11 @@ export async function runPrimary(
 /** Stand by for the VM. @returns The exit code */
 export async function runSecondary(context: HostContext, takeOver = false): Promise<number> {
   const { config, run, signal } = context;
+  const qemu = await qemuFor("secondary", context);
+  if (signal.aborted) return EXIT.INTERRUPTED;
   const host = new SecondaryHost({
     config,
-    qemu: await qemuFor("secondary", context),
+    qemu,
     directory: run.path,
     run,
     arbiter: createArbiter(config),
