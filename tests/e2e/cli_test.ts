@@ -1,5 +1,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
-import { processesOf, sleep } from "./_pair.ts";
+import { freePort } from "../../cli/demo/session.ts";
+import { findQemu } from "../../engine/vm/mod.ts";
+import { processesOf, sleep, until } from "./_pair.ts";
 
 const MAIN = new URL("../../cli/colo.ts", import.meta.url).pathname;
 
@@ -57,3 +59,45 @@ Deno.test("colo demo ends in good order when it is told to twice", async () => {
   const { code, said, left } = await interrupted("checkpoint 1", ["SIGTERM", "SIGINT"]);
   assertEquals({ code, left }, { code: 130, left: [] }, said);
 });
+
+for (const command of ["run", "standby"] as const) {
+  Deno.test(`colo ${command} that is told to end while it looks for QEMU starts nothing`, async () => {
+    const directory = await Deno.makeTempDir({ prefix: "colo-test-" });
+    try {
+      const qemu = await findQemu({ role: "primary" });
+      const slow = `${directory}/qemu-system-x86_64`;
+      const env = Object.entries(qemu.env).map(([name, value]) => `export ${name}='${value}'\n`);
+      const line = qemu.command.map((word) => `'${word}'`).join(" ");
+      await Deno.writeTextFile(
+        slow,
+        `#!/bin/sh\ntouch ${directory}/asked\nsleep 1\n${env.join("")}exec ${line} "$@"\n`,
+      );
+      await Deno.chmod(slow, 0o755);
+      const config = `${directory}/vm.toml`;
+      await Deno.writeTextFile(
+        config,
+        `[vm]\nname = "slow"\nmemory = 64\nkernel = "${slow}"\n` +
+          `[replication]\npeer = "127.0.0.1:1"\nlisten = "127.0.0.1:${freePort()}"\n`,
+      );
+      const child = new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", MAIN, command, config, "--qemu", slow],
+        env: { NO_COLOR: "1", XDG_RUNTIME_DIR: directory },
+        stdin: "null",
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn();
+      const isAsked = () => Deno.stat(`${directory}/asked`).then(() => true, () => false);
+      await until(isAsked, 10_000, "QEMU is asked what it is");
+      child.kill("SIGTERM");
+      const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+      const { code, stdout } = await child.output();
+      clearTimeout(timer);
+      const said = new TextDecoder().decode(stdout);
+      assertEquals({ code, said }, { code: 130, said: "" });
+      assertEquals(processesOf(directory), []);
+    } finally {
+      for (const row of processesOf(directory)) Deno.kill(Number(row.split(" ")[0]), "SIGKILL");
+      await Deno.remove(directory, { recursive: true });
+    }
+  });
+}
