@@ -77,6 +77,7 @@ export class HeartbeatDetector {
   readonly #timeoutMs: number;
   readonly #attention: Attention;
   #sendAtMs: number;
+  #sentMs: number;
   #lostAtMs: number;
   #state: PeerState = "alive";
 
@@ -93,6 +94,7 @@ export class HeartbeatDetector {
     this.#timeoutMs = timeoutMs;
     this.#attention = new Attention(intervalMs, nowMs);
     this.#sendAtMs = nowMs;
+    this.#sentMs = nowMs;
     this.#lostAtMs = nowMs + timeoutMs;
   }
 
@@ -104,6 +106,15 @@ export class HeartbeatDetector {
   /** When the next beat is to be sent: at once when it is overdue, and one is enough then. */
   get sendAtMs(): number {
     return this.#sendAtMs;
+  }
+
+  /**
+   * Whether the peer has heard nothing of us for a whole timeout, because this engine stood still: it
+   * may have gone on without us, and what it has said before proves nothing. A process that was
+   * stopped wakes up anywhere, so this is to be asked before it acts on anything.
+   */
+  isUnheard(nowMs: number): boolean {
+    return nowMs - this.#sentMs >= this.#timeoutMs;
   }
 
   /** When to {@linkcode tick} next: for a beat, or because the state may change. */
@@ -118,6 +129,7 @@ export class HeartbeatDetector {
   /** A beat has been sent. */
   sent(nowMs: number): void {
     this.#advance(nowMs);
+    this.#sentMs = nowMs;
     this.#sendAtMs = nowMs + this.#intervalMs;
   }
 

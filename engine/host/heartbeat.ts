@@ -7,18 +7,25 @@
 import { type DetectorOptions, HeartbeatDetector } from "../failover/detector.ts";
 import type { LinkConnection } from "../link/mod.ts";
 
+/** What is noticed, once. */
+export interface HeartbeatEvents {
+  /** The peer has been silent for too long. */
+  lost(): void;
+  /** The peer has heard nothing for as long, because this process stood still. Left out: that is no matter. */
+  readonly unheard?: () => void;
+}
+
 /** Sends beats to a peer, and notices when it has none for us. */
 export class Heartbeat {
   readonly #detector: HeartbeatDetector;
   readonly #control: LinkConnection;
-  readonly #lost: () => void;
+  readonly #events: HeartbeatEvents;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #over = false;
 
-  /** @param lost Called once, when the peer has been silent for too long */
-  constructor(control: LinkConnection, options: DetectorOptions, lost: () => void) {
+  constructor(control: LinkConnection, options: DetectorOptions, events: HeartbeatEvents) {
     this.#control = control;
-    this.#lost = lost;
+    this.#events = events;
     this.#detector = new HeartbeatDetector(options, performance.now());
     this.#tick();
   }
@@ -26,6 +33,11 @@ export class Heartbeat {
   /** The peer has said something. */
   heard(): void {
     this.#detector.heard(performance.now());
+  }
+
+  /** See {@linkcode HeartbeatDetector.isUnheard}; once that was noticed it remains so. */
+  get isUnheard(): boolean {
+    return this.#detector.isUnheard(performance.now());
   }
 
   stop(): void {
@@ -36,9 +48,14 @@ export class Heartbeat {
   #tick(): void {
     if (this.#over) return;
     const nowMs = performance.now();
+    const { unheard } = this.#events;
+    if (unheard !== undefined && this.#detector.isUnheard(nowMs)) {
+      this.stop();
+      return unheard();
+    }
     if (this.#detector.tick(nowMs) === "lost") {
       this.stop();
-      return this.#lost();
+      return this.#events.lost();
     }
     if (nowMs >= this.#detector.sendAtMs) {
       this.#detector.sent(nowMs);

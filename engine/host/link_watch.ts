@@ -42,9 +42,15 @@ export class LinkWatch {
     this.#options = options;
     this.lastWord = this.#lastWord.promise;
     const { heartbeat } = options;
-    this.#heartbeat = new Heartbeat(link.control, heartbeat, () => {
-      this.#loss = `the secondary's engine has been silent for ${heartbeat.timeoutMs} ms`;
+    const lose = (reason: string) => {
+      this.#loss = reason;
       closeLink(link);
+    };
+    const { timeoutMs } = heartbeat;
+    this.#heartbeat = new Heartbeat(link.control, heartbeat, {
+      lost: () => lose(`the secondary's engine has been silent for ${timeoutMs} ms`),
+      unheard: () =>
+        lose(`this engine stood still for more than ${timeoutMs} ms, so the secondary may go on`),
     });
     this.#answerTimer = this.#watchAnswers();
     const read = [
@@ -57,6 +63,11 @@ export class LinkWatch {
   /** Why the link was closed, where nobody else can know. */
   get loss(): string | undefined {
     return this.#loss;
+  }
+
+  /** The secondary may have gone on without us, so that what it has said vouches for nothing. */
+  get isUnheard(): boolean {
+    return this.#heartbeat.isUnheard;
   }
 
   /** The link is closed. */

@@ -380,6 +380,7 @@ export class PrimaryHost {
       timeoutMs: network.timeoutMs,
       excluded: network.excluded,
       directory,
+      mayLeave: () => !this.#link.isUnheard,
       demand: ({ reason }) => {
         this.#wish ??= reason;
         this.#step({ type: "demand" });

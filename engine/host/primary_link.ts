@@ -86,6 +86,7 @@ export class PrimaryLink {
   readonly #primary: LinkedPrimary;
   readonly #finder: SecondaryFinder;
   #link: Link | undefined;
+  #watch: LinkWatch | undefined;
   #sender: ReplicaSender | undefined;
   /** Fulfilled when the secondary has said its last word on the link that there is. */
   #lastWord: Promise<void> = Promise.resolve();
@@ -105,6 +106,11 @@ export class PrimaryLink {
       createStandbys(config),
       arbitration.holder,
     );
+  }
+
+  /** The secondary may have gone on without us, so that what it has said vouches for nothing. */
+  get isUnheard(): boolean {
+    return this.#watch?.isUnheard ?? false;
   }
 
   /** The last secondary has said that it cannot take over. */
@@ -276,7 +282,8 @@ export class PrimaryLink {
     let turns = 1;
     const failures: unknown[] = [];
     const isAlone = () => this.#primary.phase() === "alone";
-    const watch = this.#watch(link);
+    const watch = this.#watchOf(link);
+    this.#watch = watch;
     this.#lastWord = watch.lastWord;
     const disks = this.#options.disks.serve(link.disks)
       .catch((error) => this.#notice(messageOf(error)));
@@ -312,13 +319,14 @@ export class PrimaryLink {
       // For the guest of a primary that has remained alone nothing has changed.
       if (failures.length > 0 && isAlone()) this.#primary.unguard(link.packets);
       else this.#primary.step({ type: "replica-lost", reason });
+      this.#watch = undefined;
     }
     if (failures.length === 0) return;
     this.#reconnectMs = Math.min(2 * this.#reconnectMs, RECONNECT_MS_MAX);
     throw failures[0];
   }
 
-  #watch(link: Link): LinkWatch {
+  #watchOf(link: Link): LinkWatch {
     const { config: { failover }, answerMs = ANSWER_MS } = this.#options;
     return new LinkWatch(link, {
       heartbeat: { intervalMs: failover.heartbeatMs, timeoutMs: failover.timeoutMs },

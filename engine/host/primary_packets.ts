@@ -37,6 +37,8 @@ export interface PrimaryPacketsOptions {
   readonly excluded: readonly FlowRule[];
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
+  /** Whether what the secondary has said still lets anything leave; what may not leave waits. */
+  readonly mayLeave: () => boolean;
   /** A checkpoint is wished for. */
   readonly demand: (request: CheckpointRequest) => void;
   readonly notice: (text: string) => void;
@@ -314,8 +316,8 @@ class Card {
 
   /** Write what may leave. */
   flush(): void {
-    const { output } = this.proxy;
-    while (output.bytes > 0) {
+    const { output, isInDoubt } = this.proxy;
+    while (output.bytes > 0 && !isInDoubt && this.#options.mayLeave()) {
       const count = this.#in.send(output.peek());
       if (count === 0) {
         this.#poller.awaitRoom(this.#in);

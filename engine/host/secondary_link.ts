@@ -42,9 +42,11 @@ export class SecondaryLink {
     this.#link = link;
     this.#secondary = secondary;
     const { heartbeat } = secondary;
-    this.#heartbeat = new Heartbeat(link.control, heartbeat, () => {
-      this.#reason ??= `the primary's engine has been silent for ${heartbeat.timeoutMs} ms`;
-      closeLink(link);
+    this.#heartbeat = new Heartbeat(link.control, heartbeat, {
+      lost: () => {
+        this.#reason ??= `the primary's engine has been silent for ${heartbeat.timeoutMs} ms`;
+        closeLink(link);
+      },
     });
   }
 

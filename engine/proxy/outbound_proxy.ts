@@ -141,7 +141,6 @@ export class OutboundProxy {
   /** The checkpoint that the secondary VM goes on from; NONE when it is not known to run. */
   #secondaryEpoch: number = NONE;
   #loadedAt = 0;
-  /** Whether the secondary was lost, and nobody has said who goes on. */
   #isInDoubt = false;
   #isRequested = false;
   #request: CheckpointRequest | undefined;
@@ -191,6 +190,11 @@ export class OutboundProxy {
   /** What lets frames go at present. */
   get mode(): OutboundMode {
     return this.#mode;
+  }
+
+  /** The secondary is lost, and may have taken over: nothing is to leave, be it in the output already. */
+  get isInDoubt(): boolean {
+    return this.#isInDoubt;
   }
 
   /** The last checkpoint taken. */

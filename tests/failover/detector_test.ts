@@ -242,3 +242,16 @@ Deno.test("HeartbeatDetector says the same at whatever time its clock began", ()
     ),
   );
 });
+
+Deno.test("HeartbeatDetector knows that its peer has heard nothing for the timeout, whatever was heard", () => {
+  const detector = new HeartbeatDetector({ intervalMs: INTERVAL, timeoutMs: TIMEOUT }, 0);
+  detector.sent(0);
+  assertEquals(detector.isUnheard(TIMEOUT - 1), false);
+  // It stood still, and finds what the peer has said before.
+  detector.heard(TIMEOUT);
+  assertEquals(detector.isUnheard(TIMEOUT), true);
+  assertEquals(detector.tick(TIMEOUT), "alive");
+  assertEquals(detector.isUnheard(TIMEOUT), true);
+  detector.sent(TIMEOUT);
+  assertEquals(detector.isUnheard(TIMEOUT), false);
+});

@@ -17,6 +17,8 @@ interface Waiting {
 export class Actor {
   isAlive = true;
   isStopped = false;
+  /** When it went on last. */
+  resumedMs = 0;
   readonly #waiting: Waiting[] = [];
 
   /** @param clockRate How fast its host's clock goes: 1 is as fast as the simulation's */
@@ -55,6 +57,7 @@ export class Actor {
   resume(): void {
     if (!this.isStopped) return;
     this.isStopped = false;
+    this.resumedMs = this.sim.nowMs;
     const waiting = this.#waiting.splice(0);
     const first = this.sim.random.chance(0.5);
     const ordered = [

@@ -13,13 +13,23 @@ export class Beats {
   readonly #detector: HeartbeatDetector;
   #isOver = false;
 
-  constructor(readonly actor: Actor, readonly link: LinkEnd, readonly lost: () => void) {
+  /** @param unheard The peer has heard nothing for as long; left out: that is no matter */
+  constructor(
+    readonly actor: Actor,
+    readonly link: LinkEnd,
+    readonly lost: () => void,
+    readonly unheard?: () => void,
+  ) {
     this.#detector = new HeartbeatDetector({}, actor.nowMs);
     this.#tick();
   }
 
   heard(): void {
     this.#detector.heard(this.actor.nowMs);
+  }
+
+  get isUnheard(): boolean {
+    return this.#detector.isUnheard(this.actor.nowMs);
   }
 
   stop(): void {
@@ -30,6 +40,10 @@ export class Beats {
     if (this.#isOver) return;
     const { nowMs } = this.actor;
     const detector = this.#detector;
+    if (this.unheard !== undefined && detector.isUnheard(nowMs)) {
+      this.stop();
+      return this.unheard();
+    }
     if (detector.tick(nowMs) === "lost") {
       this.stop();
       return this.lost();

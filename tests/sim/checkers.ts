@@ -7,6 +7,7 @@
 import type { LossEvidence, Ownership } from "../../engine/failover/arbiter.ts";
 import type { PrimaryPhase } from "../../engine/failover/primary.ts";
 import type { SecondaryPhase } from "../../engine/failover/secondary.ts";
+import type { Actor } from "./actor.ts";
 import { areOneHistory, isWithin, type Moment, pagesAt } from "./guest.ts";
 import type { Host } from "./host.ts";
 import type { PrimaryEngine } from "./primary_engine.ts";
@@ -62,7 +63,9 @@ export class Checkers {
   #heardMs = 0;
   /** The last that the world has seen. */
   #tip: Moment | undefined;
-  #speaker: { readonly host: number; readonly generation: number } | undefined;
+  #speaker:
+    | { readonly host: number; readonly generation: number; readonly sinceMs: number }
+    | undefined;
   /** Who has taken over last, and from where. */
   #taken: { readonly host: number; readonly moment: Moment } | undefined;
   /** Host by host, whether it is said to know all that has been seen. */
@@ -100,6 +103,21 @@ export class Checkers {
     });
   }
 
+  /**
+   * An engine lets something out. What QEMU has been given already nobody can take back, and that the
+   * link has broken an engine learns when it does; but one that stood still meanwhile has to ask itself.
+   */
+  letOut(host: number, { resumedMs }: Actor, generation: number, moment: Moment): void {
+    const speaker = this.#speaker;
+    if (speaker === undefined || host === speaker.host || generation > speaker.generation) return;
+    if (resumedMs < speaker.sinceMs) return;
+    this.#fail(
+      "one side speaks",
+      `${this.#name(host)} lets step ${moment.step} out in generation ${generation}, and ` +
+        `${this.#name(speaker.host)} has spoken in ${speaker.generation}`,
+    );
+  }
+
   /** Something has left a host. */
   hear(host: number, generation: number, moment: Moment): void {
     this.heard++;
@@ -129,7 +147,7 @@ export class Checkers {
   #checkSpeaker(host: number, generation: number, moment: Moment): void {
     const speaker = this.#speaker;
     if (speaker === undefined || generation > speaker.generation) {
-      this.#speaker = { host, generation };
+      this.#speaker = { host, generation, sinceMs: this.#heardMs };
     } else if (host !== speaker.host) {
       const start = this.#taken?.host === speaker.host ? this.#taken.moment : this.#tip;
       if (start !== undefined && isWithin(moment, start)) return;

@@ -34,6 +34,7 @@ const MUTATIONS: readonly Mutation[] = [
   ["trustsSilence", "one side speaks"],
   ["adoptsUnasked", "nothing seen is lost"],
   ["forgetsSent", "whole checkpoints", linkBreaksAgain],
+  ["believesOldWords", "one side speaks"],
 ];
 
 for (const [rule, property, script] of MUTATIONS) {

@@ -54,6 +54,7 @@ export interface PacketsOptions {
   readonly actor: Actor;
   readonly qemu: Qemu;
   readonly demand: () => void;
+  readonly mayLeave: () => boolean;
   /** By which generation the engine lets things out. */
   readonly generation: () => number;
 }
@@ -191,11 +192,14 @@ export class SimPackets {
 
   #flush(): void {
     const { output } = this.#proxy;
-    const { qemu, world, generation, demand } = this.#options;
-    for (let bytes; (bytes = output.peek()).length > 0;) {
+    const { qemu, world, actor, generation, demand, mayLeave } = this.#options;
+    const isBelieving = world.rules.believesOldWords;
+    const mayFlush = () => isBelieving || (!this.#proxy.isInDoubt && mayLeave());
+    for (let bytes; mayFlush() && (bytes = output.peek()).length > 0;) {
       const by = generation();
       const moments = readRecords(bytes).map((hash) => world.moments.get(hash)!);
       output.sent(bytes.length);
+      for (const moment of moments) world.checkers.letOut(qemu.host, actor, by, moment);
       // QEMU writes to its tap what its engine gives it.
       qemu.tell(() => {
         for (const moment of moments) world.checkers.hear(qemu.host, by, moment);

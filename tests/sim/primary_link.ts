@@ -40,6 +40,11 @@ export class PrimaryLink implements LinkUser {
     this.#host = host;
   }
 
+  /** The secondary may have gone on without us, so that what it has said vouches for nothing. */
+  get isUnheard(): boolean {
+    return this.#beats?.isUnheard ?? false;
+  }
+
   get actor() {
     return this.#engine.actor;
   }
@@ -126,10 +131,16 @@ export class PrimaryLink implements LinkUser {
     this.#reason = "the link to the secondary broke";
     this.gaveUp = false;
     this.#isBegun = false;
-    this.#beats = new Beats(this.actor, end, () => {
-      this.#reason = "the secondary is silent";
+    const lose = (reason: string) => {
+      this.#reason = reason;
       end.close();
-    });
+    };
+    this.#beats = new Beats(
+      this.actor,
+      end,
+      () => lose("the secondary is silent"),
+      () => lose("this engine stood still"),
+    );
     yield (resume) => {
       this.#served = () => resume(undefined);
       end.attach(this);
@@ -140,6 +151,7 @@ export class PrimaryLink implements LinkUser {
     this.#end = undefined;
     this.feed = undefined;
     this.#engine.step({ type: "replica-lost", reason: this.#reason });
+    this.#beats = undefined;
   }
 
   closed(): void {
@@ -193,6 +205,7 @@ export class PrimaryLink implements LinkUser {
         actor: this.actor,
         qemu: engine.qemu!,
         demand: () => engine.step({ type: "demand" }),
+        mayLeave: () => !this.isUnheard,
         generation: () => engine.arbitration.generation,
       });
       yield (resume) => packets.guard(end, () => resume(undefined));

@@ -42,6 +42,8 @@ export interface Rules {
   readonly adoptsUnasked: boolean;
   /** What was sent of a seed that broke off is not sent again to a secondary that lacks it. */
   readonly forgetsSent: boolean;
+  /** An engine that stood still lets out what the secondary has vouched for before that. */
+  readonly believesOldWords: boolean;
 }
 
 export const SOUND: Rules = {
@@ -63,4 +65,5 @@ export const SOUND: Rules = {
   trustsSilence: false,
   adoptsUnasked: false,
   forgetsSent: false,
+  believesOldWords: false,
 };
