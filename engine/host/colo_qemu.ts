@@ -14,6 +14,17 @@ import type { MigrationCapability } from "../qmp/mod.ts";
  */
 const REQUEST_AFTER_MS = 10;
 
+/**
+ * What QEMU may take to copy the rest of the memory, the guest standing still. With 0 it copies all of it
+ * once, and has nothing left to copy when it stops the guest and asks what was written meanwhile.
+ *
+ * Else it might have left what the guest writes to over and over, and without KVM that is lost: having
+ * asked (QEMU 11.1, `physical_memory_sync_dirty_bitmap`), it has its processors notice the next write to
+ * a page only if some page was not left anyway. What such a guest writes in COLO until its processor
+ * forgets which page is where would be in no checkpoint.
+ */
+const DOWNTIME_MS = 0;
+
 /** Bytes per second; QEMU's default would make the first copy crawl. */
 const BANDWIDTH_MAX = 10_000_000_000;
 
@@ -59,6 +70,7 @@ export async function beginPrimary(
   await qmp.execute("migrate-set-parameters", {
     "max-bandwidth": BANDWIDTH_MAX,
     "x-checkpoint-delay": REQUEST_AFTER_MS,
+    "downtime-limit": DOWNTIME_MS,
   });
   await untilClearedUp(qmp);
   await qmp.execute("migrate", { uri: `unix:${path}` });

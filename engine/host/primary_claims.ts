@@ -57,6 +57,11 @@ export class PrimaryClaims {
     };
   }
 
+  /** Whether the lease lets the VM say anything; one that an engine woke up too late to pause may not. */
+  get maySpeak(): boolean {
+    return this.#arbitration.holds || EXEMPT.includes(this.#primary.phase());
+  }
+
   /** Another QEMU runs the VM now, or it was let run: what is to stand still goes on standing still. */
   reapply(): void {
     this.#pause.reapply();

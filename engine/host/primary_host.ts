@@ -380,7 +380,7 @@ export class PrimaryHost {
       timeoutMs: network.timeoutMs,
       excluded: network.excluded,
       directory,
-      mayLeave: () => !this.#link.isUnheard,
+      mayLeave: () => !this.#link.isUnheard && this.#claims.maySpeak,
       demand: ({ reason }) => {
         this.#wish ??= reason;
         this.#step({ type: "demand" });

@@ -37,7 +37,7 @@ export interface PrimaryPacketsOptions {
   readonly excluded: readonly FlowRule[];
   /** A directory of this process's own, for sockets. */
   readonly directory: string;
-  /** Whether what the secondary has said still lets anything leave; what may not leave waits. */
+  /** Whether anything may leave at all, now that this process runs again; what may not leave waits. */
   readonly mayLeave: () => boolean;
   /** A checkpoint is wished for. */
   readonly demand: (request: CheckpointRequest) => void;

@@ -17,8 +17,8 @@ interface Waiting {
 export class Actor {
   isAlive = true;
   isStopped = false;
-  /** When it went on last. */
-  resumedMs = 0;
+  /** When it stood still last. */
+  stood = { fromMs: 0, toMs: 0 };
   readonly #waiting: Waiting[] = [];
 
   /** @param clockRate How fast its host's clock goes: 1 is as fast as the simulation's */
@@ -50,6 +50,7 @@ export class Actor {
   }
 
   stop(): void {
+    if (!this.isStopped) this.stood = { fromMs: this.sim.nowMs, toMs: Infinity };
     this.isStopped = true;
   }
 
@@ -57,7 +58,7 @@ export class Actor {
   resume(): void {
     if (!this.isStopped) return;
     this.isStopped = false;
-    this.resumedMs = this.sim.nowMs;
+    this.stood = { fromMs: this.stood.fromMs, toMs: this.sim.nowMs };
     const waiting = this.#waiting.splice(0);
     const first = this.sim.random.chance(0.5);
     const ordered = [

@@ -138,11 +138,16 @@ export class Arbitration {
     return verdict as Verdict;
   }
 
+  /** Whether the VM may say anything, as far as the lease goes. */
+  get holds(): boolean {
+    return this.#machine.holds(this.#options.actor.nowMs);
+  }
+
   handOver(events: LeaseEvents): void {
     this.#events = events;
-    const { actor, rules } = this.#options;
+    const { rules } = this.#options;
     // Whoever looked after the VM before may have paused it.
-    if (!this.#machine.holds(actor.nowMs) && !rules.forgetsPause) events.pause();
+    if (!this.holds && !rules.forgetsPause) events.pause();
   }
 
   *close(): Task<void> {

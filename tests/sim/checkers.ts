@@ -5,6 +5,7 @@
  */
 
 import type { LossEvidence, Ownership } from "../../engine/failover/arbiter.ts";
+import { HEARTBEAT_TIMEOUT_MS } from "../../engine/failover/detector.ts";
 import type { PrimaryPhase } from "../../engine/failover/primary.ts";
 import type { SecondaryPhase } from "../../engine/failover/secondary.ts";
 import type { Actor } from "./actor.ts";
@@ -46,6 +47,9 @@ const AUDIT_MS = 100;
 
 /** A guest that speaks all the time is not silent for so long, be its checkpoints slow. */
 const SILENCE_MS = 1000;
+
+/** By so much the clocks of two hosts may differ in the timeout of a heartbeat. */
+const CLOCK_ERROR_MS = 10;
 
 /** Phases in which a secondary has something to take over from. */
 const ENTITLED: readonly SecondaryPhase[] = ["seeding", "protecting", "deciding", "taking-over"];
@@ -105,12 +109,13 @@ export class Checkers {
 
   /**
    * An engine lets something out. What QEMU has been given already nobody can take back, and that the
-   * link has broken an engine learns when it does; but one that stood still meanwhile has to ask itself.
+   * link has broken an engine learns when it does; but one that stood still for long has to ask itself.
    */
-  letOut(host: number, { resumedMs }: Actor, generation: number, moment: Moment): void {
+  letOut(host: number, { stood }: Actor, generation: number, moment: Moment): void {
     const speaker = this.#speaker;
     if (speaker === undefined || host === speaker.host || generation > speaker.generation) return;
-    if (resumedMs < speaker.sinceMs) return;
+    const isLong = stood.toMs - stood.fromMs > HEARTBEAT_TIMEOUT_MS + CLOCK_ERROR_MS;
+    if (!isLong || stood.toMs < speaker.sinceMs) return;
     this.#fail(
       "one side speaks",
       `${this.#name(host)} lets step ${moment.step} out in generation ${generation}, and ` +

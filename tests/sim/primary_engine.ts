@@ -26,6 +26,9 @@ import type { World } from "./world.ts";
 const EXIT_NOTICE_MS = 200;
 const RECAPTURE_MS = 1000;
 
+/** Phases in which a VM may go on without a lease. */
+const EXEMPT: readonly PrimaryPhase[] = ["protected", "deciding", "ended"];
+
 /** One engine that looks after a VM. */
 export class PrimaryEngine implements CaptureUser {
   readonly actor: Actor;
@@ -54,7 +57,7 @@ export class PrimaryEngine implements CaptureUser {
       rules: host.world.rules,
       hold: (on) => this.step({ type: on ? "hold" : "release" }),
       isSettled: () => this.machine.settled || this.isDone,
-      isExempt: () => ["protected", "deciding", "ended"].includes(this.machine.phase),
+      isExempt: () => EXEMPT.includes(this.machine.phase),
       pauseVm: (on) => this.qemu?.pause(on),
     });
     this.link = new PrimaryLink(this, host);
@@ -63,6 +66,12 @@ export class PrimaryEngine implements CaptureUser {
 
   get host(): Host {
     return this.#host;
+  }
+
+  /** Whether the lease lets the VM say anything. */
+  get maySpeak(): boolean {
+    return this.#world.rules.ignoresLease || this.arbitration.holds ||
+      EXEMPT.includes(this.machine.phase);
   }
 
   readonly #leaseEvents = {

@@ -205,7 +205,7 @@ export class PrimaryLink implements LinkUser {
         actor: this.actor,
         qemu: engine.qemu!,
         demand: () => engine.step({ type: "demand" }),
-        mayLeave: () => !this.isUnheard,
+        mayLeave: () => !this.isUnheard && engine.maySpeak,
         generation: () => engine.arbitration.generation,
       });
       yield (resume) => packets.guard(end, () => resume(undefined));
