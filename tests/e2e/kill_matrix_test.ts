@@ -358,7 +358,12 @@ async function playCell(stage: Stage, cell: Cell): Promise<string | undefined> {
     host === "primary" ? "host-a" : "host-b",
   ];
   expected.push(owner === "primary" ? "host-b" : "host-a");
-  assertEquals(runs.map(({ port }) => port), expected, `split brain: ${JSON.stringify(runs)}`);
+  const seen = runs.map(({ port }) => port);
+  // Where a VM runs for a moment only, nobody may have asked it anything: a client asks at intervals.
+  let said = 0;
+  for (const port of expected) if (port === seen[said]) said++;
+  assertEquals(seen.slice(said), [], `split brain: ${JSON.stringify(runs)}`);
+  assertEquals(seen.at(-1), expected.at(-1), "who is heard last");
   assert(longestGapMs <= cell.gapMs, `a client waited ${longestGapMs.toFixed(0)} ms`);
   return `${host} runs, protected again after ${settledMs.toFixed(0)} ms, ${answers} answers, ` +
     `longest gap ${longestGapMs.toFixed(0)} ms`;
