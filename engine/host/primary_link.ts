@@ -316,10 +316,11 @@ export class PrimaryLink {
       await Promise.all([watch.ended, disks]);
       this.#link = undefined;
       this.#sender = undefined;
+      // From here on the primary knows that it is lost, and by what it may let things out.
+      this.#watch = undefined;
       // For the guest of a primary that has remained alone nothing has changed.
       if (failures.length > 0 && isAlone()) this.#primary.unguard(link.packets);
       else this.#primary.step({ type: "replica-lost", reason });
-      this.#watch = undefined;
     }
     if (failures.length === 0) return;
     this.#reconnectMs = Math.min(2 * this.#reconnectMs, RECONNECT_MS_MAX);

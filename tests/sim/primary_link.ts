@@ -150,8 +150,8 @@ export class PrimaryLink implements LinkUser {
     yield* this.settled();
     this.#end = undefined;
     this.feed = undefined;
-    this.#engine.step({ type: "replica-lost", reason: this.#reason });
     this.#beats = undefined;
+    this.#engine.step({ type: "replica-lost", reason: this.#reason });
   }
 
   closed(): void {
