@@ -26,7 +26,16 @@
 import { LocalProtocolError } from "../errors.ts";
 import { DISK_GATE_BYTES_MAX } from "../limits.ts";
 import { ChangesUnderWay } from "./_under_way.ts";
-import { isChange, isWrite, type NbdRequest, nbdRequest, requestPayloadBytes } from "./nbd.ts";
+import {
+  isChange,
+  isWrite,
+  nbdErrorReason,
+  nbdErrorText,
+  type NbdReply,
+  type NbdRequest,
+  nbdRequest,
+  requestPayloadBytes,
+} from "./nbd.ts";
 import { NbdConversation } from "./nbd_reader.ts";
 
 /** One thing to do, in the order of the array. Bytes may be views of what the gate was given. */
@@ -40,8 +49,8 @@ export type GateEffect =
    * as long as `DiskGate.full`, read nothing from the client.
    */
   | { readonly type: "full" }
-  /** The server did not do it: the secondary's disk is no copy any more. */
-  | { readonly type: "failed"; readonly request: NbdRequest };
+  /** The server did not do it, and says why: the secondary's disk is no copy any more. */
+  | { readonly type: "failed"; readonly request: NbdRequest; readonly reason: string };
 
 /** A request that waits. */
 interface HeldRequest {
@@ -83,6 +92,8 @@ export class DiskGate {
   #heldBytes = 0;
   readonly #underWay = new ChangesUnderWay();
   #isSwallowing = false;
+  /** A request that has failed, until it is known why. */
+  #failure: NbdRequest | undefined;
   #taken = -1;
   #loading = -1;
   #loaded = -1;
@@ -138,12 +149,9 @@ export class DiskGate {
     if (this.#isCut) return [];
     for (const piece of this.#conversation.fromServer(chunk)) {
       if (piece.type === "reply") {
-        const { handle, done, failed } = piece.reply;
-        const request = this.#underWay.get(handle);
-        this.#isSwallowing = request !== undefined;
-        if (failed && request !== undefined) this.#effects.push({ type: "failed", request });
-        if (done) this.#underWay.done(handle);
-      } else if (piece.type !== "payload") this.#isSwallowing = false;
+        this.#reply(piece.reply);
+      } else if (piece.type === "payload") this.#failed(piece.raw);
+      else this.#isSwallowing = false;
       if (!this.#isSwallowing) this.#effects.push({ type: "to-client", bytes: piece.raw });
     }
     return this.#flush();
@@ -207,6 +215,25 @@ export class DiskGate {
     held.data.push(raw);
     held.isWhole = last;
     this.#heldBytes += raw.length;
+  }
+
+  #reply({ handle, done, failed, error, payloadBytes }: NbdReply): void {
+    const request = this.#underWay.get(handle);
+    this.#isSwallowing = request !== undefined;
+    if (failed && request !== undefined) {
+      if (payloadBytes > 0) this.#failure = request;
+      else this.#effects.push({ type: "failed", request, reason: nbdErrorText(error) });
+    }
+    if (done) this.#underWay.done(handle);
+  }
+
+  /** What follows a reply, which says why if that was of a request that has failed. */
+  #failed(payload: Uint8Array): void {
+    if (this.#failure === undefined) return;
+    // Reported with what has come of it: a few bytes, which no server sends apart.
+    const reason = nbdErrorReason(payload);
+    this.#effects.push({ type: "failed", request: this.#failure, reason });
+    this.#failure = undefined;
   }
 
   /** Let go of what may pass by now. */

@@ -147,6 +147,8 @@ export interface NbdReply {
   readonly done: boolean;
   /** Whether it says that the request has failed. */
   readonly failed: boolean;
+  /** Why, where that is in the reply itself and not in its payload. */
+  readonly error?: number;
   readonly payloadBytes: number;
 }
 
@@ -279,6 +281,22 @@ export function nbdResult(
   if (error === 0) return nbdChunk({ ...chunk, type: NBD_CHUNK.NONE, payloadBytes: 0 }, form);
   const header = nbdChunk({ ...chunk, type: NBD_CHUNK.ERROR, payloadBytes: 6 }, form);
   return Uint8Array.from([...header, ...new ByteWriter().u32(error).u16(0).finish()]);
+}
+
+/** Why a request has failed, for people. */
+export function nbdErrorText(error = 0): string {
+  const [name] = Object.entries(NBD_ERROR).find(([, number]) => number === error) ?? [];
+  return name ?? `error ${error}`;
+}
+
+/** Why a request has failed, from the payload of a chunk that says so; of a cut one, what it has. */
+export function nbdErrorReason(payload: Uint8Array): string {
+  if (payload.length < 4) return nbdErrorText();
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const text = new TextDecoder().decode(
+    payload.length < 6 ? undefined : payload.subarray(6, 6 + view.getUint16(4)),
+  );
+  return [nbdErrorText(view.getUint32(0)), ...text === "" ? [] : [text]].join(", ");
 }
 
 function magic64(...magics: readonly (readonly [number, number])[]): ByteWriter {

@@ -220,11 +220,12 @@ export class NbdServerReader extends PieceReader<Exclude<NbdServerPiece, Payload
     if (request === undefined) this.fail("a reply to a request that nobody made", 8);
     let reply: NbdReply;
     if (magic === NBD_MAGIC.SIMPLE && !this.#extended) {
-      const failed = view.getUint32(4) !== 0;
+      const error = view.getUint32(4);
+      const failed = error !== 0;
       const isRead = request.command === NBD_COMMAND.READ;
       if (isRead && this.#structured) this.fail("what was read came as a simple reply");
       const payloadBytes = isRead && !failed ? request.length : 0;
-      reply = { handle, done: true, failed, payloadBytes };
+      reply = { handle, done: true, failed, error, payloadBytes };
     } else if (magic === (this.#extended ? NBD_MAGIC.EXTENDED_CHUNK : NBD_MAGIC.CHUNK)) {
       if (!this.#extended && !this.#structured) this.fail("a chunk that was not agreed upon");
       const type = view.getUint16(6);

@@ -307,7 +307,7 @@ class DiskCopy {
           this.#events.full();
           break;
         case "failed":
-          this.#events.failed("QEMU could not write to it");
+          this.#events.failed(`QEMU could not write to it: ${effect.reason}`);
       }
     }
     if (toServer.length > 0) this.#server?.write(toServer);

@@ -2,7 +2,13 @@ import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import fc from "fast-check";
 import { EarlyAnswers } from "../../engine/block/early_answers.ts";
 import { DiskGate, type GateEffect } from "../../engine/block/gate.ts";
-import { isWrite, NBD_COMMAND, type NbdForm, type NbdRequest } from "../../engine/block/nbd.ts";
+import {
+  isWrite,
+  NBD_COMMAND,
+  nbdErrorReason,
+  type NbdForm,
+  type NbdRequest,
+} from "../../engine/block/nbd.ts";
 import { NbdServerReader } from "../../engine/block/nbd_reader.ts";
 import { LocalProtocolError, NbdError } from "../../engine/errors.ts";
 import {
@@ -214,16 +220,27 @@ Deno.test("a client with early answers is answered when its data have passed, an
   }));
 });
 
-Deno.test("what the server does not do is reported, and not to the client", () => {
-  const rig = new Rig("structured");
-  rig.gate.checkpoint(1);
-  rig.write(1, 4096);
-  rig.do(rig.gate.loaded(1));
-  rig.answer(0, 28);
-  const [failed] = rig.said;
-  assert(failed?.type === "failed");
-  assertEquals([failed.request.offset, failed.request.length], [4096, 100]);
-  assertEquals(rig.answers.map(({ failed }) => failed), [false]);
+for (const form of ["simple", "structured", "extended"] as const) {
+  Deno.test(`what the server does not do is reported, and not to the client: ${form}`, () => {
+    const rig = new Rig(form);
+    rig.gate.checkpoint(1);
+    rig.write(1, 4096);
+    rig.do(rig.gate.loaded(1));
+    rig.answer(0, 28);
+    const [failed] = rig.said;
+    assert(failed?.type === "failed");
+    assertEquals([failed.request.offset, failed.request.length], [4096, 100]);
+    assertEquals(failed.reason, "ENOSPC");
+    assertEquals(rig.answers.map(({ failed }) => failed), [false]);
+  });
+}
+
+Deno.test("what a server says of an error is read as far as it comes", () => {
+  const said = Uint8Array.of(0, 0, 0, 5, 0, 4, 0x66, 0x75, 0x6c, 0x6c);
+  assertEquals(nbdErrorReason(said), "EIO, full");
+  assertEquals(nbdErrorReason(said.subarray(0, 8)), "EIO, fu");
+  assertEquals(nbdErrorReason(said.subarray(0, 5)), "EIO");
+  assertEquals(nbdErrorReason(Uint8Array.of(0)), "error 0");
 });
 
 Deno.test("a gate that holds too much says so once, and that it does not any more", () => {
