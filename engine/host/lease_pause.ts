@@ -41,7 +41,7 @@ export class LeasePause {
     this.#follow();
   }
 
-  /** Another QEMU runs the VM now. */
+  /** It runs, in another QEMU or because this one has let it: at the end of a checkpoint, or of COLO. */
   reapply(): void {
     this.#isStopped = false;
     if (this.#isPaused) this.#follow();
@@ -61,20 +61,19 @@ export class LeasePause {
 
   async #stop(): Promise<void> {
     this.#vm.hold(true);
-    // At the end of a checkpoint QEMU would let it run again.
-    while (this.#isPaused && !this.#vm.isSettled()) {
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    }
-    if (!this.#isPaused) return;
     this.#isStopped = true;
     await this.#vm.monitor()?.execute("stop");
   }
 
   async #run(): Promise<void> {
+    // One that stands still for a checkpoint must not run before that is written.
+    while (!this.#isPaused && !this.#vm.isSettled()) {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+    if (this.#isPaused) return;
     const wasStopped = this.#isStopped;
     this.#isStopped = false;
     try {
-      // One that stands still for a checkpoint must not run before that is written; QEMU refuses it.
       if (wasStopped) await this.#vm.monitor()?.execute("cont");
     } finally {
       if (!this.#isPaused) this.#vm.hold(false);

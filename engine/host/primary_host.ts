@@ -316,6 +316,7 @@ export class PrimaryHost {
       isProtected: () => this.#machine.phase === "protected",
       isMidCheckpoint: () => this.#capture.isMidCheckpoint,
       step: (event) => this.#step(event),
+      resumed: () => this.#claims.reapply(),
       exited: (end) => this.#exited(end),
       notice: (text) => this.#notice(text),
     });

@@ -21,6 +21,7 @@ export interface WatchedPrimary {
   /** QEMU is writing a checkpoint, and busy with that. */
   isMidCheckpoint(): boolean;
   step(event: PrimaryEvent): void;
+  resumed(): void;
   exited(end: PrimaryVmEnd): void;
   notice(text: string): void;
 }
@@ -42,6 +43,7 @@ export function watchPrimary(vm: Vm, primary: WatchedPrimary): void {
   vm.qmp.on("RESUME", (event) => {
     const pauseMs = log.resumed(eventTimeMs(event));
     if (pauseMs !== undefined) primary.step({ type: "paused", pauseMs });
+    primary.resumed();
   });
   vm.qmp.on("SHUTDOWN", () => isShutDown = true);
   vm.qmp.on("GUEST_PANICKED", ({ data }) => {

@@ -256,29 +256,27 @@ const POLL_MS = 1;
 /** Pauses one VM, and lets it run on. */
 export class LeasePause {
   #isPaused = false;
-  #isStopped = false;
 
   constructor(readonly vm: PausableVm) {}
 
   pause(): void {
     if (this.vm.isExempt() || this.#isPaused || this.vm.rules.ignoresLease) return;
     this.#isPaused = true;
-    start(this.vm.actor, this.#stop());
+    this.vm.hold(true);
+    // A QEMU that lets it run at the end of a checkpoint is told to stop it at once.
+    this.vm.pauseVm(true);
   }
 
   resume(): void {
     if (!this.#isPaused) return;
     this.#isPaused = false;
-    if (this.#isStopped) this.vm.pauseVm(false);
-    this.#isStopped = false;
-    this.vm.hold(false);
+    start(this.vm.actor, this.#run());
   }
 
-  *#stop(): Task<void> {
-    this.vm.hold(true);
-    while (this.#isPaused && !this.vm.isSettled()) yield* sleep(this.vm.actor, POLL_MS);
-    if (!this.#isPaused) return;
-    this.#isStopped = true;
-    this.vm.pauseVm(true);
+  *#run(): Task<void> {
+    while (!this.#isPaused && !this.vm.isSettled()) yield* sleep(this.vm.actor, POLL_MS);
+    if (this.#isPaused) return;
+    this.vm.pauseVm(false);
+    this.vm.hold(false);
   }
 }
