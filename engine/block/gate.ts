@@ -13,6 +13,9 @@
  *     else                                                  waits
  * ```
  *
+ * Until the seed is loaded nothing passes that comes while QEMU loads it (`entering`): on its way into COLO
+ * it puts its overlays into place, and a request that it is given meanwhile fails, or makes it abort.
+ *
  * What passes too early would be in the secondary's disk and not in its memory; what passes too late the
  * other way round.
  *
@@ -97,7 +100,9 @@ export class DiskGate {
   #taken = -1;
   #loading = -1;
   #loaded = -1;
-  #settles = false;
+  #isEntering = false;
+  /** The checkpoint that `settled` is due for. */
+  #settles: number | undefined;
   #isFull = false;
   #isCut = false;
   #effects: GateEffect[] = [];
@@ -180,13 +185,22 @@ export class DiskGate {
       );
     }
     this.#loading = epoch;
-    this.#settles = true;
+    this.#settles = epoch;
+    return this.#flush();
+  }
+
+  /** The secondary is about to load its seed, when `settled` has said that it may. */
+  entering(epoch: number): GateEffect[] {
+    if (this.#isCut) return [];
+    this.#isEntering = true;
+    this.#settles = epoch;
     return this.#flush();
   }
 
   /** The secondary runs from this checkpoint. */
   loaded(epoch: number): GateEffect[] {
     if (this.#isCut) return [];
+    this.#isEntering = false;
     this.#loaded = Math.max(this.#loaded, epoch);
     return this.#flush();
   }
@@ -238,6 +252,7 @@ export class DiskGate {
 
   /** Let go of what may pass by now. */
   #release(): void {
+    if (this.#isEntering) return;
     let count = 0;
     for (const { epoch, request, raw, data, isWhole } of this.#held) {
       if (!isWhole || (isWrite(request) && !this.#passes(epoch))) break;
@@ -267,9 +282,9 @@ export class DiskGate {
   #flush(): GateEffect[] {
     this.#release();
     // What may pass and still waits does so behind others that are under way.
-    if (this.#settles && this.#underWay.size === 0) {
-      this.#settles = false;
-      this.#effects.push({ type: "settled", epoch: this.#loading });
+    if (this.#settles !== undefined && this.#underWay.size === 0) {
+      this.#effects.push({ type: "settled", epoch: this.#settles });
+      this.#settles = undefined;
     }
     if (!this.#isFull && this.#heldBytes > this.#bytesMax) {
       this.#isFull = true;

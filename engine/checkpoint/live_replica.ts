@@ -2,10 +2,10 @@
  * The secondary VM that runs: the engine is the COLO primary of a QEMU started with `-incoming defer`.
  *
  * ```text
- *            seedBegin        commit(seed)             READY
- *  empty ------------> seeding --------> starting -------------> idle <----------------------+
- *                                                                 | load                     |
- *        preparing -prepared-> asked -REPLY-> settling ---------> loading -LOADED------------+
+ *         seedBegin         commit(seed)         disks-settled          READY
+ *  empty ---------> seeding -----------> seeded --------------> starting -----> idle <-----------+
+ *                                                                                | load          |
+ *                      preparing -prepared-> asked -REPLY-> settling ---------> loading -LOADED--+
  * ```
  *
  * QEMU is given a checkpoint only when the engine holds it as a whole. Checkpoints that wait, because
@@ -29,6 +29,7 @@ import type { Replica, ReplicaAnswer, ReplicaEffect, Seed, WholeCheckpoint } fro
 export type LiveReplicaState =
   | "empty"
   | "seeding"
+  | "seeded"
   | "starting"
   | "idle"
   | "preparing"
@@ -119,7 +120,7 @@ export class LiveReplica implements Replica {
         // The replica it was for may have been thrown away meanwhile.
         return this.#state === "preparing" ? this.prepared() : [];
       case "disks-settled":
-        return this.#state === "settling" ? this.disksSettled() : [];
+        return this.#state === "settling" || this.#state === "seeded" ? this.disksSettled() : [];
       case "qemu-answer":
         return this.received(answer.bytes);
       default:
@@ -156,20 +157,15 @@ export class LiveReplica implements Replica {
     return [{ type: "write", bytes: [write.ramPart(id), chunk, write.ramSectionEnd(id)] }];
   }
 
-  /** The seed is whole: QEMU takes the device state and gets ready. */
+  /** The seed is whole: when the disks are settled, QEMU takes the device state and gets ready. */
   seedCommit(epoch: number, deviceState: Uint8Array): ReplicaEffect[] {
     this.#require("seeding");
-    this.#state = "starting";
+    this.#state = "seeded";
     this.#epoch = epoch;
     this.#wholeEpoch = epoch;
     const id = this.#ramSectionId;
-    return [
-      { type: "stopped", epoch },
-      {
-        type: "write",
-        bytes: [write.ramEnd(id), write.ramSectionEnd(id), deviceState],
-      },
-    ];
+    this.#loading = [write.ramEnd(id), write.ramSectionEnd(id), deviceState];
+    return [{ type: "stopped", epoch }, { type: "settle", epoch, enters: true }];
   }
 
   /** Keep a checkpoint for the next load. */
@@ -206,8 +202,11 @@ export class LiveReplica implements Replica {
 
   /** The disks are as of the checkpoint that is to be loaded. */
   disksSettled(): ReplicaEffect[] {
-    this.#require("settling");
-    this.#state = "loading";
+    if (this.#state === "seeded") this.#state = "starting";
+    else {
+      this.#require("settling");
+      this.#state = "loading";
+    }
     const bytes = this.#loading;
     this.#loading = [];
     return [{ type: "write", bytes }];
@@ -237,7 +236,7 @@ export class LiveReplica implements Replica {
         this.#loading = this.#takeHeld();
         return [
           { type: "stopped", epoch: this.#loadingEpoch },
-          { type: "settle", epoch: this.#loadingEpoch },
+          { type: "settle", epoch: this.#loadingEpoch, enters: false },
         ];
       case "loading vmstate-received":
         return [];

@@ -23,9 +23,10 @@ export type ReplicaEffect =
   | { readonly type: "prepare" }
   /**
    * The VM stands still for the load of this checkpoint: get to its disks all that was written before it,
-   * then answer `disks-settled`.
+   * then answer `disks-settled`. For that of a seed (`enters`) nothing more gets to them until it is
+   * loaded.
    */
-  | { readonly type: "settle"; readonly epoch: number }
+  | { readonly type: "settle"; readonly epoch: number; readonly enters: boolean }
   | { readonly type: "image"; readonly command: ImageCommand }
   /** A VM that runs along stands still, and goes on from this checkpoint. */
   | { readonly type: "stopped"; readonly epoch: number }

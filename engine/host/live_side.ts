@@ -106,7 +106,7 @@ export class LiveSide implements ReplicaSide {
       case "stopped":
         return this.#packets?.stopped(effect.epoch);
       case "settle":
-        return this.#settle(effect.epoch);
+        return this.#settle(effect);
       default:
         throw new LocalProtocolError(`Cannot do ${effect.type}: a QEMU runs along`);
     }
@@ -211,11 +211,12 @@ export class LiveSide implements ReplicaSide {
     });
   }
 
-  #settle(epoch: number): void {
+  #settle({ epoch, enters }: Extract<ReplicaEffect, { type: "settle" }>): void {
     const { events } = this.#options;
     const settled = () => events.answered({ type: "disks-settled" });
     if (this.#disks === undefined || this.#diskSizes.length === 0) return settled();
-    this.#disks.settle(epoch).then(settled).catch((error) => events.failed(error));
+    const disks = enters ? this.#disks.enter(epoch) : this.#disks.settle(epoch);
+    disks.then(settled).catch((error) => events.failed(error));
   }
 
   async #prepare(): Promise<void> {

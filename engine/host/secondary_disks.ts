@@ -135,6 +135,14 @@ export class SecondaryDisks {
     await Promise.all(this.#copies.map((copy) => copy.settle(epoch)));
   }
 
+  /**
+   * Fulfilled when QEMU may load its seed, which is of this checkpoint: it has answered all that it was
+   * given, and is given nothing more until that is loaded.
+   */
+  async enter(epoch: number): Promise<void> {
+    await Promise.all(this.#copies.map((copy) => copy.enter(epoch)));
+  }
+
   /** The VM runs from this checkpoint. */
   loaded(epoch: number): void {
     for (const copy of this.#copies) copy.loaded(epoch);
@@ -247,8 +255,15 @@ class DiskCopy {
   }
 
   async settle(epoch: number): Promise<void> {
-    if (this.#server === undefined) return;
-    this.#do(this.#gate.loading(epoch));
+    if (this.#server !== undefined) await this.#settledAfter(epoch, this.#gate.loading(epoch));
+  }
+
+  async enter(epoch: number): Promise<void> {
+    await this.#settledAfter(epoch, this.#gate.entering(epoch));
+  }
+
+  async #settledAfter(epoch: number, effects: readonly GateEffect[]): Promise<void> {
+    this.#do(effects);
     while (this.#settled < epoch && !this.#isClosed) await this.#news.promise;
   }
 

@@ -293,6 +293,32 @@ Deno.test("a write passes when all of it has come", () => {
   assertEquals(concat(...rig.toServer).slice(28), bytes.slice(28));
 });
 
+Deno.test("a server that loads its seed has nothing to do meanwhile", () => {
+  const rig = new Rig("extended");
+  rig.write(1);
+  rig.do(rig.gate.entering(7));
+  assertEquals(rig.said, [], "one is under way");
+  rig.write(2);
+  const flush = rig.request({ command: NBD_COMMAND.FLUSH });
+  rig.answerAll();
+  assertEquals(rig.said, [{ type: "settled", epoch: 7 }]);
+  assertEquals(rig.seen, [1]);
+  assertEquals(rig.server.unanswered, []);
+  assertEquals(rig.answers.at(-1)?.handle, flush, "the client does not wait for it");
+  rig.do(rig.gate.loaded(7));
+  rig.answerAll();
+  assertEquals(rig.seen, [1, 2]);
+  assert(rig.gate.isIdle);
+  // From here on it is a gate as any other.
+  rig.gate.checkpoint(8);
+  rig.write(3);
+  assertEquals(rig.seen, [1, 2]);
+  rig.do(rig.gate.loading(8));
+  assertEquals(rig.said.at(-1), { type: "settled", epoch: 8 });
+  rig.do(rig.gate.loaded(8));
+  assertEquals(rig.seen, [1, 2, 3]);
+});
+
 Deno.test("a gate refuses what is no NBD", () => {
   const rig = new Rig("simple");
   assertThrows(() => rig.gate.fromClient(new Uint8Array(28)), NbdError);

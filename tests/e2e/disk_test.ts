@@ -63,6 +63,11 @@ async function surviveKills(mode: "colo" | "continuous"): Promise<void> {
     engine.reports.flatMap((report) => report.event === "notice" ? [report.text] : [])
   );
   assertEquals(notices.filter((text) => text.includes("disk")), []);
+  // Killed is only what this test has killed.
+  const secondaries = [from, to].flatMap(({ engine }) =>
+    engine.reports.flatMap((report) => report.event === "secondary" ? [report.reason] : [])
+  );
+  assertEquals(secondaries.filter((reason) => reason.includes("secondary QEMU ended")), []);
 }
 
 Deno.test("a guest's writes go on when its secondary hangs, and one that returns gets what changed", async () => {

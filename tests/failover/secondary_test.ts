@@ -66,7 +66,13 @@ const READY: SecondaryEvent = {
 };
 
 const TO_SEEDING = [EVENTS["qemu-ready"], EVENTS["link-up"], EVENTS["seed-begin"]];
-const TO_PROTECTING = [...TO_SEEDING, EVENTS["device-state"], EVENTS.commit, READY];
+const TO_PROTECTING = [
+  ...TO_SEEDING,
+  EVENTS["device-state"],
+  EVENTS.commit,
+  EVENTS["disks-settled"],
+  READY,
+];
 
 /** How to get into each phase. */
 const WAYS: Readonly<Record<SecondaryPhase, readonly SecondaryEvent[]>> = {
@@ -194,7 +200,7 @@ Deno.test("SecondaryMachine gives QEMU a checkpoint when all of it is there, and
     machine.step({ type: "qemu-answer", bytes: coloMessage(message) });
   assertEquals(answer("checkpoint-reply"), [
     { type: "stopped", epoch: 2 },
-    { type: "settle", epoch: 2 },
+    { type: "settle", epoch: 2, enters: false },
   ]);
   const load = written(machine.step(EVENTS["disks-settled"]));
   assert(load.length > chunk.length + DEVICE_STATE.length);
@@ -344,6 +350,7 @@ Deno.test("SecondaryMachine loads micro-checkpoints that came before its seed wa
   stepAll(machine, checkpoint(2, { block: 0, page: 1, fill: 1 }, false));
   machine.step(EVENTS["primary-lost"]);
   machine.step(EVENTS.granted);
+  machine.step(EVENTS["disks-settled"]);
   assertEquals(machine.step(READY), [{ type: "tell-loaded", epoch: 1 }, { type: "prepare" }]);
   assertEquals(describe(loadOnce(machine).after), "tell-loaded,takeover");
   assertEquals(machine.epoch, 2);
@@ -380,7 +387,8 @@ Deno.test("SecondaryMachine takes no end of checkpoints from a primary that wait
 Deno.test("SecondaryMachine takes over from a seed that it holds as a whole", () => {
   const machine = machineIn("seeding");
   machine.step(EVENTS["device-state"]);
-  assertEquals(types(machine.step(EVENTS.commit)), ["tell-committed", "stopped", "write"]);
+  assertEquals(types(machine.step(EVENTS.commit)), ["tell-committed", "stopped", "settle"]);
+  assertEquals(types(machine.step(EVENTS["disks-settled"])), ["write"]);
   assertEquals(describe(machine.step(EVENTS["primary-lost"])), ">deciding,claim");
   assertEquals(describe(machine.step(EVENTS.granted)), ">taking-over");
   assertEquals(describe(machine.step(READY)), "tell-loaded,takeover");
@@ -477,6 +485,7 @@ Deno.test("SecondaryMachine restarts a QEMU that answers what is not due, and se
   const chunk = records([{ block: 0, page: 1, fill: 1 }]);
   const commit = { ...EMPTY_TOTALS, pagesFrames: 1, pageBytes: chunk.length };
   machine.step({ type: "commit", epoch: 7, commit });
+  machine.step(EVENTS["disks-settled"]);
   assertEquals(describe(machine.step(READY)), "tell-loaded,>protecting");
   assertEquals(machine.epoch, 7);
 });

@@ -304,7 +304,7 @@ function secondaryWays(
 const LIVE: Life<SecondaryPhase, SecondaryEvent> = {
   transitions: LIVE_TRANSITIONS,
   create: () => new SecondaryMachine(() => new LiveReplica()),
-  ways: secondaryWays([S.ready], [S.loaded], [S.prepared]),
+  ways: secondaryWays([S.ready], [S.settled, S.loaded], [S.prepared]),
   events: SECONDARY_EVENTS,
 };
 
@@ -312,7 +312,7 @@ const LIVE: Life<SecondaryPhase, SecondaryEvent> = {
 const LIVE_WITH_DISKS: Life<SecondaryPhase, SecondaryEvent> = {
   ...LIVE,
   create: () => new SecondaryMachine(() => new LiveReplica(), false),
-  ways: secondaryWays([S.ready], [S.loaded], [S.prepared], false),
+  ways: secondaryWays([S.ready], [S.settled, S.loaded], [S.prepared], false),
 };
 
 const IMAGE_WAYS = secondaryWays([S.ready], [S.stored, S.applied, S.standby], []);
