@@ -130,9 +130,9 @@ export const DISK: Area = {
   name: "disk",
   about:
     "What a guest writes to a replicated disk past its cache, timed by a client outside: unprotected, " +
-    "under QEMU's own COLO with its NBD server, and under ours; a checkpoint each 500 ms, in mode " +
-    "continuous each 100 ms. The end of a load is told to a client outside, so " +
-    "under ours its answer has passed the output commit; native COLO compares no packets here.",
+    "under QEMU's own COLO with its NBD server, its net filters and colo-compare, and under ours; a " +
+    "checkpoint each 500 ms, in mode continuous each 100 ms. The end of a load is told to a client " +
+    "outside, so its answer has passed the comparison or the output commit.",
   bar: "least",
   run: benchDisk,
 };

@@ -26,6 +26,7 @@ import type { DemoGuest } from "../../engine/vm/mod.ts";
 import { qemuTool } from "../../engine/vm/mod.ts";
 import { QmpPrimary, setCapabilities } from "./contender.ts";
 import { DISK_PORT, DiskClient, makeDisk, prepareDiskGuest } from "./disk_guest.ts";
+import { nativeFilters } from "./native_colo.ts";
 import { freshDirectory, pause, type Rig, until } from "./rig.ts";
 
 const DISK_BYTES = 256 * 1024 * 1024;
@@ -45,6 +46,8 @@ export interface DiskContender {
 /** One side of it: its images, config and port. */
 class Side {
   readonly port = freePort();
+  /** For QEMU, besides what the config says. */
+  qemuArgs: readonly string[] = [];
 
   constructor(
     readonly directory: string,
@@ -66,6 +69,7 @@ class Side {
       `kernel = ${JSON.stringify(this.guest.kernelPath)}`,
       `initrd = ${JSON.stringify(this.guest.initrdPath)}`,
       `append = ${JSON.stringify(`${this.guest.append} colo.load=idle`)}`,
+      `extraArgs = ${JSON.stringify(this.qemuArgs)}`,
       ...disks.flatMap((path) => ["[[vm.disks]]", `path = "${path}"`, 'format = "raw"']),
       "[[vm.nics]]",
       'mac = "52:54:00:c0:10:01"',
@@ -124,11 +128,19 @@ export async function startUnprotected(rig: Rig): Promise<DiskContender> {
   return { client: await primary.client(rig), close: () => endAll([vm]) };
 }
 
-/** QEMU's own COLO: the primary writes to the NBD server of the secondary. */
+/**
+ * QEMU's own COLO: the primary writes to the NBD server of the secondary, whose VM hears what the primary's
+ * hears, and does what it does; `colo-compare` lets out what both say.
+ */
 export async function startNative(rig: Rig, periodMs: number): Promise<DiskContender> {
   const { directory, primary, secondary } = await sides(rig);
+  const filters = nativeFilters((channel) => `path=${directory}/${channel}.sock`);
+  primary.qemuArgs = filters.primary;
+  secondary.qemuArgs = filters.secondary;
   const vms: Vm[] = [];
   try {
+    const own = await primary.start(rig, false);
+    vms.push(own);
     const other = await secondary.start(rig, true);
     vms.push(other);
     const tool = { command: qemuTool("qemu-img", rig.qemu), env: rig.qemu.env };
@@ -140,9 +152,6 @@ export async function startNative(rig: Rig, periodMs: number): Promise<DiskConte
     await startExports(other.qmp, `${directory}/nbd`, DISKS);
     await setCapabilities(other.qmp, rig);
     await other.qmp.execute("migrate-incoming", { uri: `unix:${directory}/in` });
-    const own = await primary.start(rig, false);
-    vms.push(own);
-    const client = await primary.client(rig);
     for (const disk of DISKS) {
       await insertQuorum(own.qmp, disk);
       await connectReplica(own.qmp, disk, {
@@ -161,6 +170,8 @@ export async function startNative(rig: Rig, periodMs: number): Promise<DiskConte
     await own.qmp.execute("cont");
     await new QmpPrimary(rig, own.qmp).migrate(`unix:${directory}/in`);
     await own.qmp.execute("migrate-set-parameters", { "x-checkpoint-delay": periodMs });
+    // Alone the primary says nothing: all of it is compared.
+    const client = await primary.client(rig);
     return {
       client,
       close: async () => {

@@ -21,43 +21,51 @@ const NETDEV = "nic0";
 
 const PORTS = { mirror: 9003, secondaryIn: 9004, primaryIn: 9001, out: 9005 } as const;
 
-function listening(id: string, host: string, port: number): string[] {
-  return ["-chardev", `socket,id=${id},host=${host},port=${port},server=on,wait=off`];
-}
+/** What the filters of the two and `colo-compare` say to each other, all of it to the primary. */
+type Channel = keyof typeof PORTS;
 
-function connecting(id: string, host: string, port: number): string[] {
-  return ["-chardev", `socket,id=${id},host=${host},port=${port}`];
-}
+/** Where a channel is, seen from one side: what QEMU is told of a socket. */
+export type ChannelPlace = (channel: Channel, side: "primary" | "secondary") => string;
 
-/** The order of the two redirectors matters: the other way round packets go round in a loop. */
-const PRIMARY_ARGS = [
-  ...listening("mirror0", "0.0.0.0", PORTS.mirror),
-  ...listening("compare1", "0.0.0.0", PORTS.secondaryIn),
-  ...listening("compare0", "127.0.0.1", PORTS.primaryIn),
-  ...connecting("compare0-0", "127.0.0.1", PORTS.primaryIn),
-  ...listening("compare_out", "127.0.0.1", PORTS.out),
-  ...connecting("compare_out0", "127.0.0.1", PORTS.out),
-  ...["-object", `filter-mirror,id=m0,netdev=${NETDEV},queue=tx,outdev=mirror0`],
-  ...["-object", `filter-redirector,id=redire0,netdev=${NETDEV},queue=rx,indev=compare_out`],
-  ...["-object", `filter-redirector,id=redire1,netdev=${NETDEV},queue=rx,outdev=compare0`],
-  ...["-object", "iothread,id=iothread1"],
-  "-object",
-  "colo-compare,id=comp0,primary_in=compare0-0,secondary_in=compare1,outdev=compare_out0," +
-  "iothread=iothread1",
-];
-
-function secondaryArgs(primary: string): string[] {
-  const reconnecting = (id: string, port: number) => [
+/** The network filters of both sides, as arguments of their QEMUs. */
+export function nativeFilters(place: ChannelPlace): Record<"primary" | "secondary", string[]> {
+  const listening = (id: string, channel: Channel) => [
     "-chardev",
-    `socket,id=${id},host=${primary},port=${port},reconnect-ms=1000`,
+    `socket,id=${id},${place(channel, "primary")},server=on,wait=off`,
   ];
-  return [
-    ...reconnecting("red0", PORTS.mirror),
-    ...reconnecting("red1", PORTS.secondaryIn),
-    ...["-object", `filter-redirector,id=f1,netdev=${NETDEV},queue=tx,indev=red0`],
-    ...["-object", `filter-redirector,id=f2,netdev=${NETDEV},queue=rx,outdev=red1`],
-    ...["-object", `filter-rewriter,id=rew0,netdev=${NETDEV},queue=all`],
+  const connecting = (id: string, channel: Channel) => [
+    "-chardev",
+    `socket,id=${id},${place(channel, "primary")}`,
   ];
+  const reconnecting = (id: string, channel: Channel) => [
+    "-chardev",
+    `socket,id=${id},${place(channel, "secondary")},reconnect-ms=1000`,
+  ];
+  return {
+    // The order of the two redirectors matters: the other way round packets go round in a loop.
+    primary: [
+      ...listening("mirror0", "mirror"),
+      ...listening("compare1", "secondaryIn"),
+      ...listening("compare0", "primaryIn"),
+      ...connecting("compare0-0", "primaryIn"),
+      ...listening("compare_out", "out"),
+      ...connecting("compare_out0", "out"),
+      ...["-object", `filter-mirror,id=m0,netdev=${NETDEV},queue=tx,outdev=mirror0`],
+      ...["-object", `filter-redirector,id=redire0,netdev=${NETDEV},queue=rx,indev=compare_out`],
+      ...["-object", `filter-redirector,id=redire1,netdev=${NETDEV},queue=rx,outdev=compare0`],
+      ...["-object", "iothread,id=iothread1"],
+      "-object",
+      "colo-compare,id=comp0,primary_in=compare0-0,secondary_in=compare1,outdev=compare_out0," +
+      "iothread=iothread1",
+    ],
+    secondary: [
+      ...reconnecting("red0", "mirror"),
+      ...reconnecting("red1", "secondaryIn"),
+      ...["-object", `filter-redirector,id=f1,netdev=${NETDEV},queue=tx,indev=red0`],
+      ...["-object", `filter-redirector,id=f2,netdev=${NETDEV},queue=rx,outdev=red1`],
+      ...["-object", `filter-rewriter,id=rew0,netdev=${NETDEV},queue=all`],
+    ],
+  };
 }
 
 /** A native COLO pair on two hosts. */
@@ -86,9 +94,12 @@ export class NativeColo {
       return vm;
     };
     const pair = new NativeColo(vms);
+    const filters = nativeFilters((channel, side) =>
+      `host=${side === "primary" ? "0.0.0.0" : hosts.a.address},port=${PORTS[channel]}`
+    );
     try {
-      const primary = await start("primary", PRIMARY_ARGS);
-      const secondary = await start("secondary", secondaryArgs(hosts.a.address));
+      const primary = await start("primary", filters.primary);
+      const secondary = await start("secondary", filters.secondary);
       await setCapabilities(secondary.qmp, rig);
       await secondary.qmp.execute("migrate-incoming", { uri: `tcp:0.0.0.0:${MIGRATION_PORT}` });
       await new QmpPrimary(rig, primary.qmp).migrate(`tcp:${hosts.b.address}:${MIGRATION_PORT}`);
