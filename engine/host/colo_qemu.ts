@@ -147,6 +147,21 @@ export async function beginIncoming(
   await qmp.execute("migrate-incoming", { uri: `unix:${path}` });
 }
 
+/**
+ * Have a VM run as soon as it is loaded. One that was paused when the capture of its memory began says so
+ * in each of its checkpoints, and would stand still.
+ */
+export function runOnceLoaded(qmp: QmpClient): void {
+  qmp.on("MIGRATION", async ({ data }) => {
+    if (data.status !== "completed") return;
+    try {
+      if ((await qmp.execute("query-status")).status === "paused") await qmp.execute("cont");
+    } catch {
+      // A QEMU that has ended is noticed where it is waited for.
+    }
+  });
+}
+
 /** Once it runs: make it a VM like any other, which can be migrated with all of its memory. */
 export async function endIncoming(qmp: QmpClient, capabilities: readonly string[]): Promise<void> {
   // The VM runs a moment before its migration counts as completed.

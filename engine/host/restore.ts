@@ -11,6 +11,7 @@ import type { Qemu } from "../vm/mod.ts";
 import type { Reporter } from "./report.ts";
 import { type RunNotebook, startVm, type Vm } from "./start_vm.ts";
 import { writeAll } from "./capture_port.ts";
+import { runOnceLoaded } from "./colo_qemu.ts";
 
 /** What a VM is restored from. */
 export interface RestoreSource {
@@ -103,6 +104,7 @@ async function load(
   // It may be told before it is waited for.
   resumed.promise.catch(() => {});
   qmp.on("RESUME", (event) => resumed.resolve(eventTimeMs(event)));
+  runOnceLoaded(qmp);
   qmp.on("MIGRATION", ({ data }) => {
     if (data.status !== "failed") return;
     resumed.reject(new QemuError("Cannot restore: QEMU did not take the checkpoint"));

@@ -15,7 +15,7 @@ import {
 import { eventTimeMs, type QmpClient } from "../qmp/mod.ts";
 import type { RamBlock } from "../stream/format.ts";
 import type { Qemu } from "../vm/mod.ts";
-import { beginIncoming, endIncoming } from "./colo_qemu.ts";
+import { beginIncoming, endIncoming, runOnceLoaded } from "./colo_qemu.ts";
 import { ReplicaPort } from "./replica_port.ts";
 import type { Reporter } from "./report.ts";
 import { type RunNotebook, startVm, type Vm } from "./start_vm.ts";
@@ -105,6 +105,7 @@ export class StandbyQemu {
    */
   async run(deviceState: Uint8Array, late: () => void): Promise<number> {
     const resumed = this.qmp.waitFor("RESUME", () => true, { timeoutMs: Infinity });
+    runOnceLoaded(this.qmp);
     this.#write([standbyEnd(deviceState)]);
     const event = await untilItRuns(this.#vm, resumed, late).catch((error) => {
       throw new QemuError(`Cannot take over: the standby QEMU does not run: ${messageOf(error)}`);

@@ -154,8 +154,6 @@ class Pair implements AsyncDisposable {
       }
     }
     this.#do(this.#replica.seedCommit(0, deviceState));
-    // There are no disks.
-    this.#do(this.#replica.disksSettled());
     assertEquals(await this.loaded.take(), 0);
   }
 
