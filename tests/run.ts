@@ -32,9 +32,11 @@ const CHECKS: readonly Step[] = [
   { name: "doc examples", args: ["test", "-A", "--doc", ...DOCUMENTED], counts: true },
   {
     name: "unit, property and fuzz tests",
-    args: ["test", "-A", "--ignore=tests/e2e", "tests"],
+    args: ["test", "-A", "--parallel", "--ignore=tests/e2e,tests/host", "tests"],
     counts: true,
   },
+  // By the clock on the wall: they have the machine to themselves.
+  { name: "tests of the hosts", args: ["test", "-A", "tests/host"], counts: true },
 ];
 
 const REAL_QEMU: Step = {

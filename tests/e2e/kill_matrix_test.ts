@@ -21,7 +21,7 @@ import type { Side as AnySide } from "./_network_pair.ts";
 import { isAlive, processesOf, randomFrom, sleep, until, within } from "./_pair.ts";
 
 /** So many cells of each mode in every run. */
-const SAMPLED = 3;
+const SAMPLED = 2;
 
 /** An aim is as good as the time in which one is told that a guest stands still. */
 const ATTEMPTS = 5;

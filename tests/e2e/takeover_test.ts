@@ -18,7 +18,7 @@ import {
 import { SavedGuest } from "./_saved_guest.ts";
 
 /** Of five kills three come between a checkpoint's acknowledgment and its commit, two anywhere. */
-const KILLS = testKills(10);
+const KILLS = testKills(6);
 const isAimed = (round: number) => round % 5 < 3;
 
 /** So many of all kills come at least when the last checkpoint was only held. */
