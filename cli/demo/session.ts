@@ -103,6 +103,7 @@ export class DemoSession {
           `initrd = ${JSON.stringify(guest.initrdPath)}`,
           `append = ${JSON.stringify([guest.append, append].filter(Boolean).join(" "))}`,
           `console = "${side}-console.log"`,
+          `extraArgs = ${JSON.stringify(["-cpu", guest.cpu])}`,
           "[[vm.nics]]",
           'mac = "52:54:00:c0:10:01"',
           // The guest's web server: on the primary from the start, on the standby once it took over.

@@ -48,6 +48,7 @@ export class Commands implements AsyncDisposable {
     const ports = { primary: freePort(), standby: freePort() };
     for (const side of ["standby", "primary"] as const) {
       const path = `${this.directory}/${side}.toml`;
+      const monitor = ["-qmp", `unix:${this.#monitor(side)},server=on,wait=off`];
       const peer = `peer = "127.0.0.1:${ports[side === "primary" ? "standby" : "primary"]}"`;
       const listen = `listen = "127.0.0.1:${ports[side]}"`;
       await Deno.writeTextFile(
@@ -60,9 +61,7 @@ export class Commands implements AsyncDisposable {
           `initrd = ${JSON.stringify(guest.initrdPath)}`,
           `append = ${JSON.stringify(`${guest.append} ${append}`)}`,
           `console = "${side}-console.log"`,
-          `extraArgs = ${
-            JSON.stringify(["-qmp", `unix:${this.#monitor(side)},server=on,wait=off`, ...extraArgs])
-          }`,
+          `extraArgs = ${JSON.stringify(["-cpu", guest.cpu, ...monitor, ...extraArgs])}`,
           "[replication]",
           ...(options.bothWays ? [peer, listen] : [side === "primary" ? peer : listen]),
           ...replication,
