@@ -43,7 +43,6 @@ export class LeasePause {
 
   /** It runs, in another QEMU or because this one has let it: at the end of a checkpoint, or of COLO. */
   reapply(): void {
-    this.#isStopped = false;
     if (this.#isPaused) this.#follow();
   }
 
