@@ -45,7 +45,8 @@ const DEMANDED_PAUSE_SHARE_MAX = 0.5;
 export class CheckpointPolicy {
   #lastMs: number;
   #lastLoadMs: number;
-  #demanded = false;
+  /** A checkpoint is demanded, not before this time; Infinity if none is. */
+  #demandedMs = Infinity;
   /** Mean of the last pauses. */
   #pauseMs = 0;
 
@@ -54,9 +55,13 @@ export class CheckpointPolicy {
     this.#lastLoadMs = nowMs;
   }
 
-  /** Ask for a checkpoint that is loaded, as soon as the minimal interval allows. */
-  demand(): void {
-    this.#demanded = true;
+  /**
+   * Ask for a checkpoint that is loaded, as soon as the minimal interval allows.
+   *
+   * @param earliestMs And not before this time, unless somebody else asks for one
+   */
+  demand(earliestMs = -Infinity): void {
+    this.#demandedMs = Math.min(this.#demandedMs, earliestMs);
   }
 
   /**
@@ -66,12 +71,12 @@ export class CheckpointPolicy {
    * @returns Whether it is to be loaded: when one was demanded, or the next one would come too late
    */
   begun(nowMs: number, microAllowed = false): boolean {
-    const load = this.#demanded || this.#microPeriodMs(microAllowed) === Infinity ||
+    const load = this.#demandedMs < Infinity || this.#microPeriodMs(microAllowed) === Infinity ||
       nowMs + this.#gapMs > this.#lastLoadMs + this.options.periodMs;
     this.#lastMs = nowMs;
     if (!load) return false;
     this.#lastLoadMs = nowMs;
-    this.#demanded = false;
+    this.#demandedMs = Infinity;
     return true;
   }
 
@@ -87,9 +92,10 @@ export class CheckpointPolicy {
    */
   dueAtMs(microAllowed = false): number {
     const { minIntervalMs, pauseShareMax = 1 } = this.options;
-    if (this.#demanded) {
+    if (this.#demandedMs < Infinity) {
       const shareMax = Math.max(pauseShareMax, DEMANDED_PAUSE_SHARE_MAX);
-      return this.#lastMs + Math.max(minIntervalMs, this.#pauseMs / shareMax);
+      const gapMs = Math.max(minIntervalMs, this.#pauseMs / shareMax);
+      return Math.max(this.#demandedMs, this.#lastMs + gapMs);
     }
     const earliestMs = this.#lastMs + this.#gapMs;
     const microMs = this.#lastMs + this.#microPeriodMs(microAllowed);

@@ -77,6 +77,12 @@ export const SEED_PASSES_MAX = 3;
 /** So few pages go over in one short pass, for which the checkpoints may wait. */
 export const SEED_LAST_PASS_PAGES = 4096;
 
+/**
+ * Both hosts have more to do just behind a seed than usual, and a guest that stands still for a checkpoint
+ * meanwhile does so for longer.
+ */
+const SEED_REST_MS = 50;
+
 /** When to take checkpoints, and how many may be on their way. */
 export interface PrimaryOptions extends CheckpointPolicyOptions {
   /** Checkpoints that are whole here and not yet committed by the secondary, at most; 1 if absent. */
@@ -127,10 +133,10 @@ export class PrimaryMachine {
   /** @throws {StateError} when the event cannot happen in this phase; nothing was changed */
   step(event: PrimaryEvent, nowMs: number): PrimaryEffect[] {
     if (!takes(PRIMARY_TRANSITIONS, this.#phase, event.type, "primary")) return [];
-    return [...this.#on(event), ...this.#pace(nowMs)];
+    return [...this.#on(event, nowMs), ...this.#pace(nowMs)];
   }
 
-  #on(event: PrimaryEvent): PrimaryEffect[] {
+  #on(event: PrimaryEvent, nowMs: number): PrimaryEffect[] {
     switch (event.type) {
       case "initial":
         this.#attached = true;
@@ -172,7 +178,7 @@ export class PrimaryMachine {
         ];
       case "loaded":
         if (event.epoch === this.#seedEpoch) {
-          this.#policy.demand();
+          this.#policy.demand(nowMs + SEED_REST_MS);
           return [];
         }
         // A secondary cannot have loaded what it was not sent.

@@ -174,3 +174,17 @@ Deno.test("CheckpointPolicy keeps its intervals with micro-checkpoints, whenever
     { numRuns: 500 },
   );
 });
+
+Deno.test("CheckpointPolicy waits with what is demanded for later, unless it is demanded at once", () => {
+  const policy = new CheckpointPolicy({ periodMs: 500, minIntervalMs: 20 }, 0);
+  policy.demand(480);
+  assertEquals(policy.dueAtMs(), 480);
+  policy.demand(490);
+  assertEquals(policy.dueAtMs(), 480, "the earlier of two counts");
+  policy.demand();
+  assertEquals(policy.dueAtMs(), 20);
+  assertEquals(policy.begun(20, true), true);
+  assertEquals(policy.dueAtMs(), 520, "done");
+  policy.demand(530);
+  assertEquals(policy.dueAtMs(), 530, "also when another was due before");
+});
