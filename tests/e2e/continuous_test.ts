@@ -152,6 +152,7 @@ Deno.test("a standby that comes back holds its checkpoint until the next seed is
         report.phase === "protected" && session.primary.reports.indexOf(report) >= reports,
       20_000,
     );
+    await session.standby.waitFor("secondary", ({ phase }) => phase === "protecting", 5000);
     const phases = session.standby.reports.flatMap((report) =>
       report.event === "secondary" ? [report.phase] : []
     );

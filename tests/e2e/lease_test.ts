@@ -29,7 +29,7 @@ Deno.test({
     await pair.phase("primary", "alone", pair.side("primary").reports.length - 1);
     const monitor = await pair.monitor("primary");
     const runs = async () => (await monitor.execute("query-status")).running;
-    assertEquals(await runs(), true);
+    await until(runs, WAIT_MS, "the VM runs");
     await cluster.members[0]!.kill();
     const isPaused = ({ text }: { readonly text: string }) => text.includes("the VM is paused");
     await pair.side("primary").waitFor("notice", isPaused, WAIT_MS);
