@@ -6,6 +6,7 @@
 
 import type { VmConfig } from "../config/mod.ts";
 import { releasePrimary } from "./colo_qemu.ts";
+import { removeInboundBuffer } from "./inbound_buffer.ts";
 import { filteredNics } from "./nics.ts";
 import { removePrimaryFilters } from "./packet_filters.ts";
 import type { RunRecord } from "./run_directory.ts";
@@ -21,7 +22,10 @@ export async function openDirectPath(config: VmConfig, record: RunRecord): Promi
   try {
     // It may stand still for a checkpoint that nobody takes any more.
     await releasePrimary(monitor);
-    for (const nic of filteredNics(config)) await removePrimaryFilters(monitor, nic);
+    for (const nic of filteredNics(config)) {
+      await removePrimaryFilters(monitor, nic);
+      await removeInboundBuffer(monitor, nic);
+    }
   } finally {
     await monitor.close();
   }

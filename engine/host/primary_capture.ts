@@ -24,6 +24,8 @@ export interface CapturedPrimary {
   stopped(epoch: number): void;
   /** A checkpoint has come as a whole, with so many pages that the guest had written. */
   captured(epoch: number, pages: number): void;
+  /** QEMU's stream has ended: no checkpoint stops the guest any more. */
+  ended(): void;
   /** Fulfilled when nothing is being sent from the mirror. */
   sent(): Promise<void>;
   /** Close the link to the secondary; fulfilled when nothing is being sent any more. */
@@ -190,6 +192,7 @@ export class PrimaryCapture {
       return messageOf(error);
     } finally {
       serving = false;
+      this.#primary.ended();
       // A checkpoint that came whole is sent to its end, and what is said of the guest's end behind it.
       this.#primary.sent().finally(() => encoders.close());
     }

@@ -28,6 +28,7 @@ import { Arbitration, arbitrationOptions, volatileArbiter } from "./arbitration.
 import { CheckpointLog } from "./checkpoint_log.ts";
 import { releasePrimary } from "./colo_qemu.ts";
 import { DiskCopyName } from "./disk_copy.ts";
+import { InboundBuffer } from "./inbound_buffer.ts";
 import { filteredNics, NicPlugs } from "./nics.ts";
 import { PrimaryCapture } from "./primary_capture.ts";
 import { PrimaryClaims } from "./primary_claims.ts";
@@ -67,6 +68,8 @@ export class PrimaryHost {
   readonly #statistics = new StatisticsCounter();
   readonly #ended = Promise.withResolvers<PrimaryEnd>();
   #vm: Vm | undefined;
+  /** What comes for the guest, when it can be held. */
+  #inbound: InboundBuffer | undefined;
   /** The network of the VM, once a secondary has come. */
   #packets: PrimaryPackets | undefined;
   readonly #disks: PrimaryDisks;
@@ -130,7 +133,11 @@ export class PrimaryHost {
     this.#capture = new PrimaryCapture({ path: `${directory}/capture.sock`, qemu, encoders }, {
       ...common,
       runs: (vm) => this.#vm === vm && !this.#done,
-      stopped: (epoch) => this.#packets?.stopped(epoch),
+      stopped: (epoch) => {
+        this.#packets?.stopped(epoch);
+        this.#inbound?.release();
+      },
+      ended: () => this.#inbound?.release(),
       captured: (epoch, pages) => this.#log.captured(epoch, pages, this.#cause),
       sent: () => link.sent(),
       cutLink: () => link.cut(),
@@ -174,6 +181,7 @@ export class PrimaryHost {
         await this.#refuseOthers();
         await this.#plugIn(wasRunning);
       }
+      await this.#holdInbound(vm);
       await this.#openControl(vm);
       const isOurs = taken === undefined && !wasRunning;
       // The disks of any other VM are prepared when there is a secondary to write to.
@@ -272,6 +280,25 @@ export class PrimaryHost {
     }
   }
 
+  /** A network without it loses a frame now and then, as any network does. */
+  async #holdInbound({ qmp }: Vm): Promise<void> {
+    this.#inbound = undefined;
+    try {
+      this.#inbound = await InboundBuffer.install(qmp, filteredNics(this.#options.config));
+    } catch (error) {
+      if (!this.#done) this.#notice(messageOf(error));
+    }
+  }
+
+  /** Let QEMU begin the checkpoint that it asked for. */
+  async #reply(): Promise<void> {
+    const capture = this.#capture.current!;
+    await this.#inbound?.hold();
+    // By now that stream may have ended.
+    if (this.#capture.current === capture) this.#capture.reply();
+    else this.#inbound?.release();
+  }
+
   async #openControl({ qmp }: Vm): Promise<void> {
     const { config } = this.#options;
     const status = () => ({
@@ -356,6 +383,7 @@ export class PrimaryHost {
     this.#revivals.revived(performance.now());
     this.#watch(vm);
     await this.#plugIn(true);
+    await this.#holdInbound(vm);
     await this.#openControl(vm);
     this.#step({ type: "revived" });
     await this.#capture.begin(vm);
@@ -402,7 +430,8 @@ export class PrimaryHost {
       case "reply":
         this.#cause = this.#wish ?? "periodic";
         this.#wish = undefined;
-        return this.#capture.reply();
+        this.#reply();
+        return;
       case "acknowledge":
         return this.#capture.acknowledge();
       case "absorb": {
