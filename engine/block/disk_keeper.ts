@@ -16,6 +16,7 @@
  */
 
 import type { KernelSet } from "../../wasm/mod.ts";
+import { freeBuffer } from "../buffers.ts";
 import type { ImageFiles } from "../image/files.ts";
 import { DiskReplica, type DiskReplicaEffect, type DiskTarget } from "./disk_replica.ts";
 
@@ -23,7 +24,7 @@ import { DiskReplica, type DiskReplicaEffect, type DiskTarget } from "./disk_rep
 export type ToDisks =
   /** A primary is about to make the images equal, with one connection a disk. */
   | { readonly type: "disks-begin" }
-  /** What its client says, in this epoch; nothing but that the epoch has begun where there are no bytes. */
+  /** What its client says, in this epoch, the keeper's from now on; nothing but that the epoch has begun where there are no bytes. */
   | {
     readonly type: "disk-bytes";
     readonly disk: number;
@@ -100,6 +101,7 @@ export class DiskKeeper {
     }
     this.#do(command.disk, disk.replica.fromClient(command.bytes));
     this.#takenBytes += command.bytes.length;
+    if (disk.replica.isBetween) freeBuffer(command.bytes);
     this.#makeRoom();
   }
 

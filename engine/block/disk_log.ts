@@ -25,6 +25,7 @@
 
 import type { KernelSet } from "../../wasm/mod.ts";
 import { LocalProtocolError } from "../errors.ts";
+import { freeBuffer } from "../buffers.ts";
 import type { ImageFile, ImageFiles } from "../image/files.ts";
 import { CHECKSUM_BYTES, Scratch } from "../image/scratch.ts";
 import { DISK_LOG_WRITE_BYTES_MIN, NBD_PAYLOAD_BYTES_MAX } from "../limits.ts";
@@ -233,12 +234,15 @@ export class DiskLog {
     if (bytes !== undefined) entry.set(bytes, HEADER_BYTES);
     entry.set(this.#scratch.checksum(entry), CHECKSUM_AT);
     if (this.#buffered + entry.length > BUFFER_BYTES) this.flush();
-    if (entry.length > BUFFER_BYTES) log.file.write(log.endBytes, entry);
-    else {
+    const entryBytes = entry.length;
+    if (entryBytes > BUFFER_BYTES) {
+      log.file.write(log.endBytes, entry);
+      freeBuffer(entry);
+    } else {
       this.#buffer.set(entry, this.#buffered);
-      this.#buffered += entry.length;
+      this.#buffered += entryBytes;
     }
-    log.endBytes += entry.length;
+    log.endBytes += entryBytes;
   }
 
   /** A log that an earlier process has sealed. */

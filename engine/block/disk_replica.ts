@@ -65,6 +65,11 @@ export class DiskReplica {
     return this.#server.heldBytes;
   }
 
+  /** See {@linkcode NbdServer.isBetween}. */
+  get isBetween(): boolean {
+    return this.#server.isBetween;
+  }
+
   /** See {@linkcode NbdServer.full}. */
   get full(): boolean {
     return this.#server.full;

@@ -93,6 +93,11 @@ export class NbdServer {
     this.#runningBytes = 0;
   }
 
+  /** Whether nothing is needed any more of what it was given, once its effects are done. */
+  get isBetween(): boolean {
+    return this.#arriving === undefined;
+  }
+
   /** @returns Nothing when this client is not let in */
   connect(): NbdServerEffect[] | undefined {
     if (!this.#isExpecting) return undefined;

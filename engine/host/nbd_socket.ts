@@ -13,6 +13,7 @@ const JOINED_BYTES_MAX = 64 * 1024;
 export class NbdSocket {
   readonly #connection: Deno.Conn;
   readonly #queue: Uint8Array[] = [];
+  #writing: Promise<void> = Promise.resolve();
   #isWriting = false;
   #closed = false;
 
@@ -26,7 +27,12 @@ export class NbdSocket {
    */
   write(pieces: readonly Uint8Array[]): void {
     this.#queue.push(...pieces);
-    if (!this.#isWriting) this.#write();
+    if (!this.#isWriting) this.#writing = this.#write();
+  }
+
+  /** Fulfilled when all that was queued is written, or lost. */
+  async drained(): Promise<void> {
+    await this.#writing;
   }
 
   /**

@@ -21,6 +21,7 @@ import {
 } from "../block/mod.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { DiskError, LinkError, WireError } from "../errors.ts";
+import { freeBuffer } from "../buffers.ts";
 import type { LinkConnection, Message } from "../link/mod.ts";
 import { freeBytesOf, memoryDirectory } from "./image_directory.ts";
 import { NbdSocket } from "./nbd_socket.ts";
@@ -110,7 +111,7 @@ export class SecondaryDisks {
   }
 
   /**
-   * The primary's QEMU has said something. Fulfilled when there is room for more.
+   * The primary's QEMU has said something. Fulfilled when there is room for more. The bytes are its own.
    *
    * @throws {NbdError} when it makes no sense: drop the link
    * @throws {WireError} likewise
@@ -242,6 +243,8 @@ class DiskCopy {
       this.#tellNews();
     }
     this.#do(this.#gate.fromClient(bytes));
+    await this.#server?.drained();
+    if (this.#gate.heldBytes === 0) freeBuffer(bytes);
     while (this.#gate.full && !this.#isClosed) await this.#news.promise;
   }
 

@@ -6,6 +6,7 @@
 
 import { WasmKernels } from "../../wasm/mod.ts";
 import { LinkError, messageOf, WireError } from "../errors.ts";
+import { freeBuffer } from "../buffers.ts";
 import { LINK_QUEUE_BYTES_MAX, LINK_UNSENT_BYTES_MAX } from "../limits.ts";
 import { formatAddress, type LinkAddress } from "./address.ts";
 import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
@@ -29,7 +30,7 @@ export class LinkConnection {
   readonly #decoder: FrameDecoder;
   /** Frames that nobody has taken yet. */
   readonly #arrived: ReceivedFrame[] = [];
-  readonly #queue: Uint8Array[] = [];
+  readonly #queue: { readonly bytes: Uint8Array; readonly isOwn: boolean }[] = [];
   #queuedBytes = 0;
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined;
@@ -60,7 +61,7 @@ export class LinkConnection {
     // Packets and writes to disks are not worth the time that compressing them takes.
     const bulky = message.type !== "frames" && message.type !== "nbd" &&
       ("records" in message || "bytes" in message);
-    await this.sendFrame(this.#encoder.encode(encodeMessage(message), bulky));
+    await this.#enqueue(this.#encoder.encode(encodeMessage(message), bulky), true);
   }
 
   /**
@@ -69,11 +70,16 @@ export class LinkConnection {
    * @param bytes One whole frame
    */
   async sendFrame(bytes: Uint8Array): Promise<void> {
+    await this.#enqueue(bytes, false);
+  }
+
+  /** @param isOwn Nobody else has these bytes */
+  async #enqueue(bytes: Uint8Array, isOwn: boolean): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#queuedBytes + bytes.length > LINK_UNSENT_BYTES_MAX) {
       throw this.#break(`${this.#queuedBytes} bytes wait already: every send must be awaited`);
     }
-    this.#queue.push(bytes);
+    this.#queue.push({ bytes, isOwn });
     this.#queuedBytes += bytes.length;
     this.bytesQueued += bytes.length;
     this.#writing ??= this.#write();
@@ -188,10 +194,13 @@ export class LinkConnection {
 
   async #write(): Promise<void> {
     try {
-      for (let bytes; (bytes = this.#queue.shift()) !== undefined;) {
+      for (let next; (next = this.#queue.shift()) !== undefined;) {
+        const { bytes, isOwn } = next;
+        const count = bytes.length;
         for (let at = 0; at < bytes.length;) at += await this.#connection.write(bytes.subarray(at));
-        this.bytesSent += bytes.length;
-        this.#queuedBytes -= bytes.length;
+        if (isOwn) freeBuffer(bytes);
+        this.bytesSent += count;
+        this.#queuedBytes -= count;
         if (this.#queuedBytes <= LINK_QUEUE_BYTES_MAX / 2) {
           this.#room?.resolve();
           this.#room = undefined;

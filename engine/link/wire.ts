@@ -31,6 +31,7 @@
  */
 
 import type { KernelSet } from "../../wasm/mod.ts";
+import { copyOf, skewFor } from "../buffers.ts";
 import { LocalProtocolError, WireError } from "../errors.ts";
 import { FRAME_PAYLOAD_BYTES_MAX } from "../limits.ts";
 
@@ -53,6 +54,9 @@ const RAW_LENGTH_AT = 20;
 const CHECKSUM_AT = 24;
 
 const FRAME_BYTES_MAX = FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX;
+
+/** See `skewFor`. */
+const SKEW_BYTES_MAX = 8;
 
 const NOTHING = new Uint8Array(0);
 
@@ -106,8 +110,8 @@ export class FrameEncoder {
   /** @param kernels Whose memory the frames are made in; some 2 MiB of it are taken for good */
   constructor(kernels: KernelSet) {
     this.#kernels = kernels;
-    this.#input = kernels.alloc(FRAME_PAYLOAD_BYTES_MAX);
-    this.#output = kernels.alloc(FRAME_BYTES_MAX);
+    this.#input = kernels.alloc(FRAME_PAYLOAD_BYTES_MAX + SKEW_BYTES_MAX);
+    this.#output = kernels.alloc(FRAME_BYTES_MAX + SKEW_BYTES_MAX);
     this.#checksum = kernels.alloc(8);
   }
 
@@ -125,7 +129,9 @@ export class FrameEncoder {
     const length = head.length + payload.length;
     checkFrame(type, epoch, length);
     const kernels = this.#kernels;
-    const target = this.#output + FRAME_HEADER_BYTES;
+    const skew = skewFor(payload, this.#output + FRAME_HEADER_BYTES + head.length);
+    const frame = this.#output + skew;
+    const target = frame + FRAME_HEADER_BYTES;
     // A target that has no room for a poor result makes the kernel give up on it.
     const capacity = compress ? length - Math.ceil(length / 16) : 0;
     const put = (at: number) => {
@@ -134,14 +140,17 @@ export class FrameEncoder {
     };
     let compressed = -1;
     if (capacity > 0) {
-      put(this.#input);
-      compressed = kernels.lz4Compress(this.#input, length, target, capacity);
+      const input = this.#input + skewFor(payload, this.#input + head.length);
+      put(input);
+      compressed = kernels.lz4Compress(input, length, target, capacity);
     }
     if (compressed < 0) put(target);
-    return this.#seal(type, epoch, compressed < 0 ? length : compressed, length, compressed >= 0);
+    const sentBytes = compressed < 0 ? length : compressed;
+    return this.#seal(frame, type, epoch, sentBytes, length, compressed >= 0);
   }
 
   #seal(
+    frame: number,
     type: number,
     epoch: number,
     length: number,
@@ -149,7 +158,7 @@ export class FrameEncoder {
     compressed: boolean,
   ): Uint8Array<ArrayBuffer> {
     const { bytes } = this.#kernels;
-    const header = new DataView(bytes.buffer, this.#output, FRAME_HEADER_BYTES);
+    const header = new DataView(bytes.buffer, frame, FRAME_HEADER_BYTES);
     header.setUint32(0, MAGIC);
     header.setUint8(VERSION_AT, VERSION);
     header.setUint8(FRAME_TYPE_AT, type);
@@ -159,10 +168,10 @@ export class FrameEncoder {
     header.setUint32(EPOCH_AT + 4, epoch >>> 0);
     header.setUint32(LENGTH_AT, length);
     header.setUint32(RAW_LENGTH_AT, rawLength);
-    const checksum = frameChecksum(this.#kernels, this.#output, length, this.#checksum);
+    const checksum = frameChecksum(this.#kernels, frame, length, this.#checksum);
     header.setUint32(CHECKSUM_AT, checksum.high);
     header.setUint32(CHECKSUM_AT + 4, checksum.low);
-    return bytes.slice(this.#output, this.#output + FRAME_HEADER_BYTES + length);
+    return copyOf(bytes, frame, frame + FRAME_HEADER_BYTES + length);
   }
 }
 
@@ -328,7 +337,7 @@ export class FrameDecoder {
     this.#start += FRAME_HEADER_BYTES + length;
     this.#offset += FRAME_HEADER_BYTES + length;
     this.#header = undefined;
-    return { type, epoch, payload: kernels.bytes.slice(payload, payload + rawLength), offset };
+    return { type, epoch, payload: copyOf(kernels.bytes, payload, payload + rawLength), offset };
   }
 }
 
