@@ -167,7 +167,7 @@ export class DiskLog {
 
   /**
    * Checkpoint `epoch` is committed: these are the changes up to there, in order. Each log is removed
-   * when all of it was taken.
+   * when all of it was taken. The bytes of each are there until the next is taken.
    */
   *commit(epoch: number): Generator<DiskWrite, void> {
     for (;;) {
@@ -175,7 +175,11 @@ export class DiskLog {
       if (log?.epoch === undefined || log.epoch > epoch) return;
       for (const { offset, length, at } of log.entries) {
         if (at === undefined) yield { offset, length };
-        else yield { offset, length, bytes: readBytes(log.file, at, length) };
+        else {
+          const bytes = readBytes(log.file, at, length);
+          yield { offset, length, bytes };
+          freeBuffer(bytes);
+        }
       }
       log.file.close();
       this.#files.remove(log.name);

@@ -13,7 +13,7 @@ import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
 import { FrameDecoder, FrameEncoder, type ReceivedFrame } from "./wire.ts";
 
 /** What a read may bring at once. */
-const READ_BYTES = 256 * 1024;
+const READ_BYTES = 1024 * 1024;
 
 /** The longest a host may take to accept a connection. */
 const CONNECT_MS = 5000;
