@@ -37,7 +37,7 @@ export function skewFor(bytes: Uint8Array, address: number): number {
   return (((bytes.byteOffset - address) % WORD_BYTES) + WORD_BYTES) % WORD_BYTES;
 }
 
-/** The buffer of these bytes, if it holds nothing else. */
+/** The buffer of these bytes, if it holds nothing else but for less than a word. */
 export function ownBuffer({ buffer, byteLength }: Uint8Array): ArrayBuffer | undefined {
   const isOwn = buffer instanceof ArrayBuffer && buffer.byteLength < byteLength + WORD_BYTES;
   return isOwn ? buffer : undefined;

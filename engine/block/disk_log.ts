@@ -105,7 +105,7 @@ export class DiskLog {
 
   /**
    * Find what an earlier process has left: what it had committed is to be applied, and is removed when
-   * all of it was taken; the rest is removed at once.
+   * all of it was taken; the rest is removed at once. The bytes of each are there until the next is taken.
    *
    * @param held The checkpoint that is held of the guest's memory, if one is
    */

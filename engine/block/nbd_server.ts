@@ -91,6 +91,8 @@ export class NbdServer {
     this.#isClosed = true;
     this.#sealed = [];
     this.#runningBytes = 0;
+    // What a client that made no sense has left undone.
+    this.#effects.splice(0);
   }
 
   /** Whether nothing is needed any more of what it was given, once its effects are done. */
@@ -189,6 +191,7 @@ export class NbdServer {
     const { request, pieces } = this.#arriving!;
     pieces.push(raw);
     if (!last) return;
+    this.#arriving = undefined;
     if (pieces.length === 1) return this.#do(request, raw);
     const data = new Uint8Array(request.length);
     let at = 0;

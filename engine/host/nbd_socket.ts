@@ -9,11 +9,16 @@ import { writeAll } from "./capture_port.ts";
 /** So much of what waits goes in one write; a larger piece alone, as it is. */
 const JOINED_BYTES_MAX = 64 * 1024;
 
+/** Something to write. */
+interface Piece {
+  readonly bytes: Uint8Array;
+  readonly written?: () => void;
+}
+
 /** Writes in their order, and reads. */
 export class NbdSocket {
   readonly #connection: Deno.Conn;
-  readonly #queue: Uint8Array[] = [];
-  #writing: Promise<void> = Promise.resolve();
+  readonly #queue: Piece[] = [];
   #isWriting = false;
   #closed = false;
 
@@ -24,15 +29,14 @@ export class NbdSocket {
   /**
    * Queue pieces, which are not copied and must stay as they are; what a broken socket does not take is
    * lost, and noticed where it is read.
+   *
+   * @param written Called when they need not stay as they are any more, unless the socket breaks
    */
-  write(pieces: readonly Uint8Array[]): void {
-    this.#queue.push(...pieces);
-    if (!this.#isWriting) this.#writing = this.#write();
-  }
-
-  /** Fulfilled when all that was queued is written, or lost. */
-  async drained(): Promise<void> {
-    await this.#writing;
+  write(pieces: readonly Uint8Array[], written?: () => void): void {
+    for (const [index, bytes] of pieces.entries()) {
+      this.#queue.push({ bytes, ...(written && index === pieces.length - 1 && { written }) });
+    }
+    if (!this.#isWriting) this.#write();
   }
 
   /**
@@ -63,7 +67,9 @@ export class NbdSocket {
     this.#isWriting = true;
     try {
       while (this.#queue.length > 0 && !this.#closed) {
-        await writeAll(this.#connection, this.#next());
+        const { bytes, written } = this.#next();
+        await writeAll(this.#connection, bytes);
+        written?.();
       }
     } catch {
       this.close();
@@ -71,19 +77,23 @@ export class NbdSocket {
     this.#isWriting = false;
   }
 
-  #next(): Uint8Array {
-    let [count, bytes] = [0, 0];
-    while (count < this.#queue.length && bytes + this.#queue[count]!.length <= JOINED_BYTES_MAX) {
-      bytes += this.#queue[count++]!.length;
+  #next(): Piece {
+    let [count, size] = [0, 0];
+    while (count < this.#queue.length) {
+      const more = this.#queue[count]!.bytes.length;
+      if (size + more > JOINED_BYTES_MAX) break;
+      size += more;
+      count++;
     }
     if (count < 2) return this.#queue.shift()!;
-    const joined = new Uint8Array(bytes);
+    const joined = new Uint8Array(size);
     let at = 0;
-    for (const piece of this.#queue.splice(0, count)) {
-      joined.set(piece, at);
-      at += piece.length;
+    for (const { bytes, written } of this.#queue.splice(0, count)) {
+      joined.set(bytes, at);
+      at += bytes.length;
+      written?.();
     }
-    return joined;
+    return { bytes: joined };
   }
 }
 

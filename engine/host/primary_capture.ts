@@ -59,6 +59,8 @@ export class PrimaryCapture {
   readonly #primary: CapturedPrimary;
   readonly #port: CapturePort;
   #source: SeedSource | undefined;
+  /** The one whose stream has not ended. */
+  #served: Capture | undefined;
   #stoppedEpoch = 0;
   #ended: Promise<void> = Promise.resolve();
 
@@ -122,9 +124,19 @@ export class PrimaryCapture {
     this.#port.write([this.current!.ready()]);
   }
 
-  /** Let QEMU begin the checkpoint that it asked for. */
-  reply(): void {
-    this.#port.write([this.current!.reply()]);
+  /**
+   * Let QEMU begin the checkpoint that it asked for.
+   *
+   * @returns Tells QEMU so, unless its stream has ended; then it is false
+   */
+  reply(): () => boolean {
+    const served = this.#served;
+    const message = this.current!.reply();
+    return () => {
+      if (served === undefined || served !== this.#served) return false;
+      this.#port.write([message]);
+      return true;
+    };
   }
 
   /** Let the guest run again. */
@@ -182,6 +194,7 @@ export class PrimaryCapture {
     );
     this.#source = { capture, encoders, lineage: crypto.randomUUID() };
     let serving = true;
+    this.#served = capture;
     vm.qmp.waitFor("MIGRATION", ({ data }) => data.status === "colo", { timeoutMs: Infinity })
       // A status that comes when this stream has ended is that of a later one.
       .then(() => this.#entered(capture, () => serving), () => {});
@@ -192,6 +205,7 @@ export class PrimaryCapture {
       return messageOf(error);
     } finally {
       serving = false;
+      this.#served = undefined;
       this.#primary.ended();
       // A checkpoint that came whole is sent to its end, and what is said of the guest's end behind it.
       this.#primary.sent().finally(() => encoders.close());

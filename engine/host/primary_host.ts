@@ -290,13 +290,10 @@ export class PrimaryHost {
     }
   }
 
-  /** Let QEMU begin the checkpoint that it asked for. */
-  async #reply(): Promise<void> {
-    const capture = this.#capture.current!;
+  /** @param tell Tells QEMU to bring the guest to a stop, and whether it could */
+  async #stopGuest(tell: () => boolean): Promise<void> {
     await this.#inbound?.hold();
-    // By now that stream may have ended.
-    if (this.#capture.current === capture) this.#capture.reply();
-    else this.#inbound?.release();
+    if (!tell()) this.#inbound?.release();
   }
 
   async #openControl({ qmp }: Vm): Promise<void> {
@@ -430,7 +427,7 @@ export class PrimaryHost {
       case "reply":
         this.#cause = this.#wish ?? "periodic";
         this.#wish = undefined;
-        this.#reply();
+        this.#stopGuest(this.#capture.reply());
         return;
       case "acknowledge":
         return this.#capture.acknowledge();

@@ -242,9 +242,10 @@ class DiskCopy {
       this.#gate.checkpoint(epoch);
       this.#tellNews();
     }
-    this.#do(this.#gate.fromClient(bytes));
-    await this.#server?.drained();
-    if (this.#gate.heldBytes === 0) freeBuffer(bytes);
+    const effects = this.#gate.fromClient(bytes);
+    // What the gate holds none of is needed until it is written; the rest is the garbage collector's.
+    const isPassed = this.#gate.heldBytes === 0;
+    this.#do(effects, isPassed ? () => freeBuffer(bytes) : undefined);
     while (this.#gate.full && !this.#isClosed) await this.#news.promise;
   }
 
@@ -306,7 +307,8 @@ class DiskCopy {
     }
   }
 
-  #do(effects: readonly GateEffect[]): void {
+  /** @param written Called when what goes to the server is written */
+  #do(effects: readonly GateEffect[], written?: () => void): void {
     const toServer: Uint8Array[] = [];
     for (const effect of effects) {
       switch (effect.type) {
@@ -328,7 +330,7 @@ class DiskCopy {
           this.#events.failed(`QEMU could not write to it: ${effect.reason}`);
       }
     }
-    if (toServer.length > 0) this.#server?.write(toServer);
+    if (toServer.length > 0) this.#server?.write(toServer, written);
     this.#tellNews();
   }
 

@@ -9,6 +9,7 @@ import { NotOursError } from "../errors.ts";
 import { killLeftover } from "../vm/mod.ts";
 import { releasePrimary } from "./colo_qemu.ts";
 import { filteredNics } from "./nics.ts";
+import { removeInboundBuffer } from "./inbound_buffer.ts";
 import { removePrimaryFilters } from "./packet_filters.ts";
 import type { PrimaryHostOptions } from "./primary_options.ts";
 import { restoreVm } from "./restore.ts";
@@ -66,6 +67,9 @@ async function adopt(
   await releasePrimary(vm.qmp);
   // It may have been paused because of a lease that the engine before could not renew.
   if ((await vm.qmp.execute("query-status")).status === "paused") await vm.qmp.execute("cont");
-  for (const nic of filteredNics(config)) await removePrimaryFilters(vm.qmp, nic);
+  for (const nic of filteredNics(config)) {
+    await removePrimaryFilters(vm.qmp, nic);
+    await removeInboundBuffer(vm.qmp, nic);
+  }
   return vm;
 }

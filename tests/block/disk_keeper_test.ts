@@ -96,3 +96,20 @@ Deno.test("DiskKeeper has one client a disk, and another only when it begins ane
   rig.write(0, 4);
   rig.assertHas(4);
 });
+
+Deno.test("DiskKeeper gives large writes back when it has them whole", () => {
+  const rig = new Rig(new MemoryFiles(), largeDisk());
+  rig.connect();
+  const write = said({ command: NBD_COMMAND.WRITE }, "simple", pattern(1, 100_000));
+  const [first, second] = [write.slice(0, 70_000), write.slice(70_000)];
+  for (const [bytes, epoch] of [[first, 0], [second, 0], [write, 0]] as const) {
+    rig.keeper.tell({ type: "disk-bytes", disk: 0, epoch, bytes });
+  }
+  assertEquals([first, write].map(({ length }) => length), [70_000, 0]);
+});
+
+function largeDisk(): ProcessFiles {
+  const files = new MemoryFiles();
+  files.entries.set("image", { bytes: new Uint8Array(1024 * 1024) });
+  return files.open();
+}

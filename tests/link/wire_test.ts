@@ -288,3 +288,24 @@ Deno.test("FrameDecoder gives a WireError, or the frame that was sent, for 20,00
   // Every outcome has been seen; a frame comes out equal when a byte was set to what it was.
   assert(Object.values(counts).every((count) => count > 0), JSON.stringify(counts));
 });
+
+Deno.test("a frame is the same wherever its payload lies, and whatever is in front of it", () => {
+  const memory = Uint8Array.from({ length: 5000 }, (_, at) => at * 7 % 251);
+  const decoder = newDecoder();
+  for (let from = 0; from < 9; from++) {
+    for (const headBytes of [0, 1, 5]) {
+      for (const compress of [false, true]) {
+        const head = memory.slice(0, headBytes);
+        const payload = memory.subarray(from, from + 4000);
+        const bytes = encoder.encode({ type: 1, epoch: 2, head, payload }, compress);
+        assertEquals(
+          bytes,
+          encoder.encode({ type: 1, epoch: 2, payload: join([head, payload]) }, compress),
+        );
+        // Behind one of another length, and so elsewhere in memory.
+        decoder.push(encoder.encode({ type: 1, epoch: 2, payload: memory.subarray(0, from) }));
+        assertEquals(decoder.push(bytes)[0]!.payload, join([head, payload]));
+      }
+    }
+  }
+});
