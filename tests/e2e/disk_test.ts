@@ -11,7 +11,7 @@ const KILLS = Number(Deno.env.get("COLO_TEST_KILLS") ?? 3);
 const HEARTBEAT_TIMEOUT_MS = 500;
 
 /** How often a secondary hangs, and how long it is away. */
-const HANGS = 2;
+const HANGS = 1;
 const AWAY_MS = 4000;
 
 for (const mode of ["colo", "continuous"] as const) {

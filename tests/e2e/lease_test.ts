@@ -25,8 +25,9 @@ Deno.test({
       rest: () => ["[failover]", 'arbiter = "etcd"', `endpoints = ${endpoints}`, "lease = 3000"],
     });
     await pair.phase("primary", "protected");
+    const protectedAt = pair.side("primary").reports.length;
     await pair.side("standby").stop();
-    await pair.phase("primary", "alone", pair.side("primary").reports.length - 1);
+    await pair.phase("primary", "alone", protectedAt);
     const monitor = await pair.monitor("primary");
     const runs = async () => (await monitor.execute("query-status")).running;
     await until(runs, WAIT_MS, "the VM runs");

@@ -7,7 +7,7 @@ import { randomFrom, sleep, testKills, testSeed } from "./_pair.ts";
 import type { ReplicationMode } from "../../engine/config/mod.ts";
 
 /** So many takeovers in each mode. */
-const KILLS = testKills(4);
+const KILLS = testKills(3);
 
 /**
  * The longest that a client on an open connection may wait for an answer at a takeover. What it has lost
