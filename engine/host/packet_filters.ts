@@ -11,6 +11,8 @@
  *              rewrite  maps the TCP sequence numbers of the secondary's own connections
  * ```
  *
+ * In front of a primary's stands the buffer of `inbound_buffer.ts`.
+ *
  * A VM that has taken over has its `rewrite` still: its filters as a primary are inserted before that.
  *
  * On the way from the guest the filters are passed last one first: with `out` added before `in`, what

@@ -78,7 +78,7 @@ export interface FrameParts extends Frame {
   readonly head?: Uint8Array;
 }
 
-/** A frame that has arrived; its payload is a copy of its own. */
+/** A frame that has arrived; its payload is a copy of its own, but need not be all of its buffer. */
 export interface ReceivedFrame extends Frame {
   /** Position of its first byte, in bytes from the start of the connection. */
   readonly offset: number;
