@@ -23,7 +23,7 @@ export function freeBuffer({ buffer }: Uint8Array): void {
 
 /**
  * A copy of its own of part of a kernel's memory, which is shared: it lies in its buffer as the original
- * does in words, or it would be copied byte by byte, a fifth as fast. {@linkcode ownBuffer} tells it.
+ * does in words, or it would be copied byte by byte, a fifth as fast. {@linkcode ownsBuffer} tells it.
  */
 export function copyOf(memory: Uint8Array, from: number, to: number): Uint8Array<ArrayBuffer> {
   const skew = from % WORD_BYTES;
@@ -37,8 +37,8 @@ export function skewFor(bytes: Uint8Array, address: number): number {
   return (((bytes.byteOffset - address) % WORD_BYTES) + WORD_BYTES) % WORD_BYTES;
 }
 
-/** The buffer of these bytes, if it holds nothing else but for less than a word. */
-export function ownBuffer({ buffer, byteLength }: Uint8Array): ArrayBuffer | undefined {
-  const isOwn = buffer instanceof ArrayBuffer && buffer.byteLength < byteLength + WORD_BYTES;
-  return isOwn ? buffer : undefined;
+/** Whether the buffer of these bytes holds nothing else but for less than a word. */
+export function ownsBuffer(bytes: Uint8Array): bytes is Uint8Array<ArrayBuffer> {
+  const { buffer, byteLength } = bytes;
+  return buffer instanceof ArrayBuffer && buffer.byteLength < byteLength + WORD_BYTES;
 }

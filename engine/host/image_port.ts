@@ -5,7 +5,7 @@
  */
 
 import type { FromDisks, ToDisks } from "../block/disk_keeper.ts";
-import { ownBuffer } from "../buffers.ts";
+import { ownsBuffer } from "../buffers.ts";
 import { StoreError } from "../errors.ts";
 import type { FromKeeper, ToKeeper } from "../image/keeper.ts";
 import { IMAGE_QUEUE_BYTES_MAX } from "../limits.ts";
@@ -57,8 +57,8 @@ export class ImagePort {
     if (!("chunk" in command)) return this.#post(command);
     this.#pages.add(command.chunk.length);
     // Its buffer goes along, so it must hold nothing else.
-    const chunk = ownBuffer(command.chunk) ? command.chunk : Uint8Array.from(command.chunk);
-    this.#post({ ...command, chunk }, [chunk.buffer as ArrayBuffer]);
+    const chunk = ownsBuffer(command.chunk) ? command.chunk : Uint8Array.from(command.chunk);
+    this.#post({ ...command, chunk }, [chunk.buffer]);
   }
 
   /** Fulfilled when there is room for more of the guest's memory. */

@@ -5,7 +5,7 @@ import { DiskPair } from "./_disk_pair.ts";
 const RESENT_MS = 700;
 
 /** Of some sixty one has lost a frame. */
-const CHECKPOINTS = 100;
+const CHECKPOINTS = 150;
 
 Deno.test("no frame for the guest gets lost where a checkpoint stops it", async () => {
   await using pair = await DiskPair.start({ starts: false, periodMs: 20 });
