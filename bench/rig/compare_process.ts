@@ -5,7 +5,7 @@
  * @module
  */
 
-import { SocketPoller, UnixSocket } from "../../engine/host/unix_socket.ts";
+import { SocketLoop, StreamSocket } from "../../engine/host/stream_socket.ts";
 import { type FrameInput, OutboundProxy } from "../../engine/proxy/mod.ts";
 import { WasmKernels } from "../../wasm/mod.ts";
 import { SOCKETS } from "./comparer.ts";
@@ -15,13 +15,13 @@ proxy.protect("compare", 1);
 proxy.loaded(1, performance.now());
 
 const [directory] = Deno.args;
-const poller = new SocketPoller();
+const loop = new SocketLoop();
 const [primary, secondary, output] = [SOCKETS.primary, SOCKETS.secondary, SOCKETS.output].map(
-  (name) => new UnixSocket(`${directory}/${name}`),
-) as [UnixSocket, UnixSocket, UnixSocket];
+  (name) => StreamSocket.connect(`${directory}/${name}`),
+) as [StreamSocket, StreamSocket, StreamSocket];
 
 function read(
-  socket: UnixSocket,
+  socket: StreamSocket,
   input: FrameInput,
   received: (count: number, now: number) => void,
 ): void {
@@ -31,17 +31,18 @@ function read(
       write();
     }
   };
-  poller.watch(socket, { readable, writable() {}, closed() {} });
+  loop.watch(socket, { readable, closed() {} });
 }
 
 function write(): void {
   while (proxy.output.bytes > 0) {
     const count = output.send(proxy.output.peek());
-    if (count === 0) return poller.awaitRoom(output);
+    if (count === 0) return loop.awaitRoom(output);
     proxy.output.sent(count);
   }
 }
 
 read(primary, proxy.primary, (count, now) => proxy.primaryReceived(count, now));
 read(secondary, proxy.secondary, (count, now) => proxy.secondaryReceived(count, now));
-poller.watch(output, { writable: write, closed() {} });
+loop.watch(output, { writable: write, closed() {} });
+loop.run();

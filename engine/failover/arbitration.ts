@@ -211,7 +211,12 @@ export class ArbitrationMachine {
 
   /** Whether the VM may say anything, as far as the lease goes. */
   holds(nowMs: number): boolean {
-    return this.#lease === undefined || this.#lease.holds(nowMs);
+    return nowMs < this.holdsUntilMs;
+  }
+
+  /** Until when {@linkcode holds} will be so, unless the lease is renewed before. */
+  get holdsUntilMs(): number {
+    return this.#lease?.holdsUntilMs ?? Infinity;
   }
 
   /**

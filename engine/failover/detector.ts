@@ -114,7 +114,12 @@ export class HeartbeatDetector {
    * stopped wakes up anywhere, so this is to be asked before it acts on anything.
    */
   isUnheard(nowMs: number): boolean {
-    return nowMs - this.#sentMs >= this.#timeoutMs;
+    return nowMs >= this.unheardAtMs;
+  }
+
+  /** When {@linkcode isUnheard} will be so, unless a beat is sent before. */
+  get unheardAtMs(): number {
+    return this.#sentMs + this.#timeoutMs;
   }
 
   /** When to {@linkcode tick} next: for a beat, or because the state may change. */

@@ -102,7 +102,12 @@ export class Lease {
 
   /** Whether anything may be let out now. */
   holds(nowMs: number): boolean {
-    return !this.#paused && nowMs < this.#pauseAtMs;
+    return nowMs < this.holdsUntilMs;
+  }
+
+  /** Until when {@linkcode holds} will be so, unless it is renewed before; in the past when it is not. */
+  get holdsUntilMs(): number {
+    return this.#paused ? -Infinity : this.#pauseAtMs;
   }
 
   /**

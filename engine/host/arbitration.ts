@@ -135,6 +135,11 @@ export class Arbitration {
     return this.#machine.holds(performance.now());
   }
 
+  /** Until when it may, by `performance.now()`, unless the lease is renewed before. */
+  get holdsUntilMs(): number {
+    return this.#machine.holdsUntilMs;
+  }
+
   /** How a primary that has lost its secondary is to know that. */
   get evidenceOfPrimary(): LossEvidence {
     return this.#machine.evidenceOfPrimary;

@@ -35,9 +35,9 @@ export class Heartbeat {
     this.#detector.heard(performance.now());
   }
 
-  /** See {@linkcode HeartbeatDetector.isUnheard}; once that was noticed it remains so. */
-  get isUnheard(): boolean {
-    return this.#detector.isUnheard(performance.now());
+  /** See {@linkcode HeartbeatDetector.isUnheard}: from then on, unless a beat is sent before, which none is after. */
+  get unheardAtMs(): number {
+    return this.#detector.unheardAtMs;
   }
 
   stop(): void {

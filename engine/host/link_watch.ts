@@ -16,8 +16,6 @@ export interface LinkWatchOptions {
   readonly answerMs: number;
   /** Whether it owes one. */
   readonly awaitsAnswer: () => boolean;
-  /** What the secondary VM says. */
-  readonly frames: (message: Extract<Message, { type: "frames" }>) => void;
   readonly notice: (text: string) => void;
 }
 
@@ -28,7 +26,7 @@ const LOOKS = 10;
 export class LinkWatch {
   /** Fulfilled when the secondary has acted on what it was told last, or is gone. */
   readonly lastWord: Promise<void>;
-  /** Fulfilled when nothing more comes, of control messages and packets. */
+  /** Fulfilled when no more control messages come. */
   readonly ended: Promise<void>;
   readonly #link: Link;
   readonly #options: LinkWatchOptions;
@@ -53,11 +51,9 @@ export class LinkWatch {
         lose(`this engine stood still for more than ${timeoutMs} ms, so the secondary may go on`),
     });
     this.#answerTimer = this.#watchAnswers();
-    const read = [
-      this.#read(link.control, (message) => this.#control(message)),
-      this.#read(link.packets, (message) => this.#packet(message)),
-    ];
-    this.ended = Promise.all(read).then(() => this.#lastWord.resolve());
+    // Whoever reads the packets closes their connection when they end.
+    link.packets.closed.then(() => closeLink(link));
+    this.ended = this.#read().then(() => this.#lastWord.resolve());
   }
 
   /** Why the link was closed, where nobody else can know. */
@@ -65,9 +61,9 @@ export class LinkWatch {
     return this.#loss;
   }
 
-  /** The secondary may have gone on without us, so that what it has said vouches for nothing. */
-  get isUnheard(): boolean {
-    return this.#heartbeat.isUnheard;
+  /** When the secondary may go on without us, so that what it has said vouches for nothing. */
+  get unheardAtMs(): number {
+    return this.#heartbeat.unheardAtMs;
   }
 
   /** The link is closed. */
@@ -81,13 +77,9 @@ export class LinkWatch {
     else if (message.type === "takenOver" || message.type === "goodbye") this.#lastWord.resolve();
   }
 
-  #packet(message: Message): void {
-    if (message.type === "frames") this.#options.frames(message);
-  }
-
-  async #read(connection: Link["control"], take: (message: Message) => void): Promise<void> {
+  async #read(): Promise<void> {
     try {
-      for await (const message of connection.receive()) take(message);
+      for await (const message of this.#link.control.receive()) this.#control(message);
     } catch (error) {
       // Whoever closes the link says why himself.
       if (!(error instanceof LinkError)) this.#options.notice(messageOf(error));

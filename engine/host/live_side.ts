@@ -71,7 +71,8 @@ export class LiveSide implements ReplicaSide {
     disks.connect(this.#primary?.disks);
     vm.process.exited.then(() => {
       disks.close();
-      return packets.close();
+      packets.close();
+      if (this.#packets === packets) this.#packets = undefined;
     });
     await beginSecondary(vm.qmp, qemu.capabilities, path);
     const port = new ReplicaPort(path);
@@ -133,10 +134,6 @@ export class LiveSide implements ReplicaSide {
 
   async arrived(epoch: number): Promise<void> {
     await this.#disks?.arrived(epoch);
-  }
-
-  frames(message: Extract<Message, { type: "frames" }>): void {
-    this.#packets?.received(message);
   }
 
   async room(): Promise<void> {

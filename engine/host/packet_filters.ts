@@ -25,7 +25,7 @@
  */
 
 import type { QmpClient } from "../qmp/mod.ts";
-import { UnixSocket } from "./unix_socket.ts";
+import { StreamSocket } from "./stream_socket.ts";
 
 /** A network card to be led through this engine. */
 export interface FilteredNic {
@@ -43,20 +43,30 @@ type FilterName = Port | "rewrite";
 /** The monitor, as far as it is needed here. */
 export type FilterMonitor = Pick<QmpClient, "execute">;
 
+/** A connection to a chardev. */
+export interface ChardevSocket {
+  /** Whoever has it closes it. */
+  readonly fd: number;
+  /** Where another one can be had. */
+  readonly path: string;
+}
+
 /** Sockets to a primary's filters. */
 export interface PrimarySockets {
   /** What the guest is sent. */
-  readonly mirror: UnixSocket;
+  readonly mirror: ChardevSocket;
   /** What the guest sends. */
-  readonly out: UnixSocket;
+  readonly out: ChardevSocket;
   /** What leaves. */
-  readonly in: UnixSocket;
+  readonly in: ChardevSocket;
 }
 
 /** Sockets to a secondary's filters. */
-export interface SecondarySockets {
-  readonly in: UnixSocket;
-  readonly out: UnixSocket;
+export type SecondarySockets = Record<"in" | "out", ChardevSocket>;
+
+/** Close what nobody has taken. */
+export function closeSockets(sockets: readonly ChardevSocket[]): void {
+  for (const { fd } of sockets) new StreamSocket(fd).close();
 }
 
 /**
@@ -166,7 +176,7 @@ export async function passFrames(
   directory: string,
 ): Promise<void> {
   if (records.length === 0) return;
-  const socket = await openChardev(monitor, nic, "late", directory);
+  const socket = new StreamSocket((await openChardev(monitor, nic, "late", directory)).fd);
   try {
     await addFilter(monitor, nic, "late", {
       "qom-type": "filter-redirector",
@@ -237,9 +247,9 @@ async function withChardevs<Sockets>(
   monitor: FilterMonitor,
   nic: FilteredNic,
   directory: string,
-  add: (open: (port: Port) => Promise<UnixSocket>) => Promise<Sockets>,
+  add: (open: (port: Port) => Promise<ChardevSocket>) => Promise<Sockets>,
 ): Promise<Sockets> {
-  const opened: UnixSocket[] = [];
+  const opened: ChardevSocket[] = [];
   try {
     return await add(async (port) => {
       const socket = await openChardev(monitor, nic, port, directory);
@@ -247,7 +257,7 @@ async function withChardevs<Sockets>(
       return socket;
     });
   } catch (error) {
-    for (const socket of opened) socket.close();
+    closeSockets(opened);
     throw error;
   }
 }
@@ -257,7 +267,7 @@ async function openChardev(
   nic: FilteredNic,
   port: Port,
   directory: string,
-): Promise<UnixSocket> {
+): Promise<ChardevSocket> {
   const path = `${directory}/${nic.id}-${port}-${crypto.randomUUID().slice(0, 8)}`;
   await monitor.execute("chardev-add", {
     id: chardevId(nic, port),
@@ -266,7 +276,7 @@ async function openChardev(
       data: { addr: { type: "unix", data: { path } }, server: true, wait: false },
     },
   });
-  return new UnixSocket(path);
+  return { fd: StreamSocket.connect(path).fd, path };
 }
 
 async function addFilter(

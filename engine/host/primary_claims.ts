@@ -57,9 +57,12 @@ export class PrimaryClaims {
     };
   }
 
-  /** Whether the lease lets the VM say anything; one that an engine woke up too late to pause may not. */
-  get maySpeak(): boolean {
-    return this.#arbitration.holds || EXEMPT.includes(this.#primary.phase());
+  /**
+   * Until when the lease lets the VM say anything, unless it is renewed before: one that an engine woke up
+   * too late to pause may not.
+   */
+  get maySpeakUntilMs(): number {
+    return EXEMPT.includes(this.#primary.phase()) ? Infinity : this.#arbitration.holdsUntilMs;
   }
 
   /** Another QEMU runs the VM now, or it was let run: what is to stand still goes on standing still. */

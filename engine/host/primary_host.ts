@@ -14,7 +14,7 @@
  */
 
 import type { ControlServer } from "../control/mod.ts";
-import { messageOf, StateError, StoreError } from "../errors.ts";
+import { messageOf, QemuError, StateError, StoreError } from "../errors.ts";
 import {
   type PrimaryEffect,
   type PrimaryEvent,
@@ -125,7 +125,6 @@ export class PrimaryHost {
       source: () => this.#capture.source,
       guard: (packets) => this.#guard(packets),
       unguard: (packets) => this.#packets?.runAlone(packets),
-      frames: (message) => this.#packets?.received(message),
       captureAnew: () => this.#capture.disconnect(),
     });
     this.#link = link;
@@ -397,27 +396,37 @@ export class PrimaryHost {
 
   /** Have the network of the VM led through this engine. */
   async #guard(link: LinkConnection): Promise<void> {
+    this.#packets ??= await this.#installPackets(this.#vm!);
+    await this.#packets.guard(link, this.#capture.stoppedEpoch);
+  }
+
+  async #installPackets({ qmp, process }: Vm): Promise<PrimaryPackets> {
     const { config, directory } = this.#options;
     const { replication: { mode }, network } = config;
-    this.#packets ??= await PrimaryPackets.install({
-      monitor: this.#vm!.qmp,
+    let isGone = false;
+    process.exited.then(() => isGone = true);
+    const packets = await PrimaryPackets.install({
+      monitor: qmp,
       nics: filteredNics(config),
       mode,
       timeoutMs: network.timeoutMs,
       excluded: network.excluded,
       directory,
-      mayLeave: () => !this.#link.isUnheard && this.#claims.maySpeak,
+      mayLeaveUntilMs: () => Math.min(this.#link.unheardAtMs, this.#claims.maySpeakUntilMs),
       demand: ({ reason }) => {
         this.#wish ??= reason;
         this.#step({ type: "demand" });
       },
       notice: (text) => this.#notice(text),
     });
-    await this.#packets.guard(link, this.#capture.stoppedEpoch);
+    if (!isGone && !this.#over) return packets;
+    packets.close();
+    throw new QemuError("Cannot lead packets: the primary QEMU has ended");
   }
 
   #step(event: PrimaryEvent): void {
     for (const effect of this.#machine.step(event, performance.now())) this.#do(effect);
+    this.#packets?.permit();
   }
 
   #do(effect: PrimaryEffect): void {
@@ -498,7 +507,7 @@ export class PrimaryHost {
     this.#capture.close();
     this.#disks.close();
     await this.#reviving;
-    await this.#packets?.close();
+    this.#packets?.close();
     await this.#vm?.stop();
     await this.#arbitration.close();
     for (const complaint of await this.#plugs.remove()) this.#notice(complaint);

@@ -48,8 +48,6 @@ export interface LinkedPrimary {
   guard(packets: LinkConnection): Promise<void>;
   /** Undo {@linkcode guard}, unless it has been done for another connection. */
   unguard(packets: LinkConnection): void;
-  /** What the secondary VM says. */
-  frames(message: Extract<Message, { type: "frames" }>): void;
   /** The mirror is in doubt. */
   captureAnew(): void;
 }
@@ -108,9 +106,9 @@ export class PrimaryLink {
     );
   }
 
-  /** The secondary may have gone on without us, so that what it has said vouches for nothing. */
-  get isUnheard(): boolean {
-    return this.#watch?.isUnheard ?? false;
+  /** When the secondary may go on without us, unless it hears of us, so that what it has said vouches for nothing. */
+  get unheardAtMs(): number {
+    return this.#watch?.unheardAtMs ?? Infinity;
   }
 
   /** The last secondary has said that it cannot take over. */
@@ -333,7 +331,6 @@ export class PrimaryLink {
       heartbeat: { intervalMs: failover.heartbeatMs, timeoutMs: failover.timeoutMs },
       answerMs,
       awaitsAnswer: () => this.#primary.awaitsCommit(),
-      frames: (message) => this.#primary.frames(message),
       notice: (text) => this.#notice(text),
     });
   }

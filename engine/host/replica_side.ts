@@ -54,11 +54,12 @@ export interface ReplicaSide {
   /** Where frames of a VM that runs along, and answers of its disks, go to: the primary's engine, or nobody. */
   connect(link: Link | undefined): void;
   /**
-   * The primary VM has received something.
+   * The primary VM has received something. Left out: this side reads the packets of the link that it is
+   * connected to itself.
    *
    * @throws {WireError} when it makes no sense
    */
-  frames(message: Extract<Message, { type: "frames" }>): void;
+  frames?(message: Extract<Message, { type: "frames" }>): void;
   /**
    * The primary VM has written something. Fulfilled when there is room for more.
    *

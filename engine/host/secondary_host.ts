@@ -287,7 +287,7 @@ export class SecondaryHost {
   }
 
   #take(message: Message): void {
-    if (message.type === "frames") return this.#side?.frames(message);
+    if (message.type === "frames") return this.#side?.frames?.(message);
     const event = secondaryEvent(message);
     if (event === undefined) return;
     this.#step(event);

@@ -55,7 +55,10 @@ export class SecondaryLink {
     const { diskCopy } = this.#secondary;
     // A broken link is noticed where it is read.
     this.#link.disks.send({ type: "diskCopy", copy: diskCopy.load() }).catch(() => {});
-    await Promise.all(LINK_ROLES.map((role) => this.#read(this.#link[role])));
+    await Promise.all(LINK_ROLES.map((role) => {
+      const isReadElsewhere = role === "packets" && this.#secondary.side.frames === undefined;
+      return isReadElsewhere ? this.#awaitEnd(this.#link[role]) : this.#read(this.#link[role]);
+    }));
     this.stop();
     return this.#reason ?? "the link to the primary broke";
   }
@@ -80,6 +83,13 @@ export class SecondaryLink {
     } finally {
       closeLink(this.#link);
     }
+  }
+
+  async #awaitEnd(connection: LinkConnection): Promise<void> {
+    const { message } = await connection.closed;
+    // Whoever closed it for a reason of his own has said so.
+    this.#reason ??= message;
+    closeLink(this.#link);
   }
 
   async #received(message: Message): Promise<void> {

@@ -35,6 +35,9 @@ export class LinkConnection {
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined;
   #failure: LinkError | undefined;
+  readonly #closed = Promise.withResolvers<LinkError>();
+  /** Tells whoever has been given the connection that he has it no more. */
+  #takeBack: (() => void) | undefined;
   #hasReader = false;
 
   constructor(connection: Deno.Conn) {
@@ -144,12 +147,36 @@ export class LinkConnection {
     this.close();
   }
 
+  /** Fulfilled when the connection is closed, with the reason. */
+  get closed(): Promise<LinkError> {
+    return this.#closed.promise;
+  }
+
+  /**
+   * Give the connection away, which nobody reads or writes now: nothing is sent or received here any more.
+   * It is still closed here.
+   *
+   * @param takenBack Called when it is about to be closed, or to be given to somebody else
+   * @throws {LinkError} when it is closed or broken, or the peer has spoken too early
+   */
+  giveAway(takenBack: () => void): Deno.Conn {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#arrived.length > 0 || this.#decoder.bufferedBytes > 0) {
+      throw this.#break("the peer spoke before its time");
+    }
+    this.#takeBack?.();
+    this.#takeBack = takenBack;
+    return this.#connection;
+  }
+
   /** Close the connection; what was not yet given to the socket is lost. */
   close(reason = "it was closed"): void {
     if (this.#failure !== undefined) return;
     this.#failure = new LinkError(`Cannot use the link: ${reason}`);
+    this.#closed.resolve(this.#failure);
     this.#queue.length = 0;
     this.#room?.reject(this.#failure);
+    this.#takeBack?.();
     try {
       this.#connection.close();
     } catch {

@@ -57,7 +57,6 @@ Deno.test("a primary that cannot begin with its secondary says so once, and trie
       return Promise.reject(new QmpError("Vhost is not supported"));
     },
     unguard: () => unguarded++,
-    frames() {},
     captureAnew() {},
   });
   try {

@@ -1,86 +1,9 @@
 import { assertEquals } from "@std/assert/mod.js";
-import { type FilterMonitor, passFrames } from "../../engine/host/packet_filters.ts";
+import { passFrames } from "../../engine/host/packet_filters.ts";
 import { SecondaryPackets } from "../../engine/host/secondary_packets.ts";
 import { concat, record, tcp, TCP_FLAG, udp } from "../proxy/packets.ts";
 import { readRecords } from "../proxy/rig.ts";
-
-/** What is looked at of a command's arguments. */
-interface Arguments {
-  readonly id?: string;
-  readonly backend?: {
-    readonly data: { readonly addr: { readonly data: { readonly path: string } } };
-  };
-}
-
-/** A QEMU as far as chardevs and filters go: a chardev is a socket that it listens at. */
-class FakeQemu {
-  readonly filters: string[] = [];
-  readonly #chardevs = new Map<string, Chardev>();
-
-  readonly monitor: FilterMonitor = {
-    execute:
-      ((name, args = {}) => this.#execute(name, args as Arguments)) as FilterMonitor["execute"],
-  };
-
-  chardev(port: string): Chardev {
-    return this.#chardevs.get(`colo-nic0-${port}-socket`)!;
-  }
-
-  #execute(command: string, { id = "", backend }: Arguments): Promise<unknown> {
-    switch (command) {
-      case "chardev-add":
-        this.#chardevs.set(id, new Chardev(backend!.data.addr.data.path));
-        break;
-      case "chardev-remove":
-        this.#chardevs.get(id)!.close();
-        break;
-      case "object-add":
-        this.filters.push(id);
-        break;
-      case "object-del":
-        this.filters.splice(this.filters.indexOf(id), 1);
-        break;
-    }
-    return Promise.resolve({});
-  }
-}
-
-/** Reads until the other side closes. */
-class Chardev {
-  readonly received: Promise<Uint8Array<ArrayBuffer>>;
-  readonly #listener: Deno.UnixListener;
-  readonly #connection: Promise<Deno.UnixConn>;
-
-  constructor(path: string) {
-    this.#listener = Deno.listen({ transport: "unix", path });
-    this.#connection = this.#listener.accept();
-    this.received = this.#read();
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    await (await this.#connection).write(bytes);
-  }
-
-  close(): void {
-    this.#listener.close();
-    this.#connection.then((connection) => connection.close());
-  }
-
-  async #read(): Promise<Uint8Array<ArrayBuffer>> {
-    const connection = await this.#connection;
-    const pieces: Uint8Array[] = [];
-    const space = new Uint8Array(4096);
-    const read = () => connection.read(space).catch(() => null);
-    for (let count; (count = await read()) !== null;) {
-      pieces.push(space.slice(0, count));
-      // As a busy QEMU, which forgets what it has not read when the other side hangs up.
-      await new Promise((resolve) => setTimeout(resolve, 5));
-      const isThere = await connection.write(Uint8Array.of(0)).then(() => true, () => false);
-      if (!isThere) break;
-    }
-    return concat(pieces);
-  }
-}
+import { FakeChardevs, withPacketLink } from "./fake_chardevs.ts";
 
 for (const vnetHeader of [false, true]) {
   const framed = (frame: Uint8Array) =>
@@ -88,7 +11,7 @@ for (const vnetHeader of [false, true]) {
 
   Deno.test(`a VM that takes over says its last TCP segments again, vnet header ${vnetHeader}`, async () => {
     const directory = Deno.makeTempDirSync();
-    const qemu = new FakeQemu();
+    const qemu = new FakeChardevs();
     try {
       const nic = { id: "nic0", vnetHeader };
       const notices: string[] = [];
@@ -121,15 +44,20 @@ for (const vnetHeader of [false, true]) {
 
 Deno.test("a VM that takes over receives what was kept from it, or is given", async () => {
   const directory = Deno.makeTempDirSync();
-  const qemu = new FakeQemu();
+  const qemu = new FakeChardevs();
   try {
     const nic = { id: "nic0", vnetHeader: false };
     const packets = await SecondaryPackets.install(qemu.monitor, [nic], directory, () => {});
     const frames = Array.from({ length: 4 }, (_, i) => tcp({ seq: i, data: 1000 }));
     packets.loaded(7);
-    for (const [index, frame] of frames.entries()) {
-      packets.received({ type: "frames", epoch: 7 + index, nic: 0, records: record(frame) });
-    }
+    await withPacketLink(async (near, far) => {
+      packets.connect(near);
+      for (const [index, frame] of frames.entries()) {
+        await far.send({ type: "frames", epoch: 7 + index, nic: 0, records: record(frame) });
+      }
+      await far.flush();
+      packets.connect(undefined);
+    });
     await packets.release();
     const received = [
       ...readRecords(await qemu.chardev("in").received),
@@ -146,7 +74,7 @@ Deno.test("a VM that takes over receives what was kept from it, or is given", as
 
 Deno.test("what was said long ago is not said again at a takeover, nor more than a socket takes", async () => {
   const directory = Deno.makeTempDirSync();
-  const qemu = new FakeQemu();
+  const qemu = new FakeChardevs();
   try {
     const nic = { id: "nic0", vnetHeader: false };
     const packets = await SecondaryPackets.install(qemu.monitor, [nic], directory, () => {});
